@@ -1,0 +1,263 @@
+//! Everything that can be set, with its unit, its default and its limits.
+
+use std::time::Duration;
+
+/// Which congestion control algorithm decides how much may be in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Congestion {
+    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
+    #[default]
+    Cubic,
+    /// NewReno (RFC 5681, RFC 6582).
+    Reno,
+}
+
+/// How a connection finds out that its peer is gone although nothing is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence before the first probe. Linux: `tcp_keepalive_time`, `TCP_KEEPIDLE`; 2 h.
+    pub idle: Duration,
+    /// Time between probes. Linux: `tcp_keepalive_intvl`, `TCP_KEEPINTVL`; 75 s.
+    pub interval: Duration,
+    /// Probes without an answer after which the connection has timed out. Linux:
+    /// `tcp_keepalive_probes`, `TCP_KEEPCNT`; 9.
+    pub count: u8,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(7200),
+            interval: Duration::from_secs(75),
+            count: 9,
+        }
+    }
+}
+
+/// What is set for one socket: on a `TcpSocket` before it connects or listens, on a stream at any
+/// time. Connections inherit it from their listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Nagle's algorithm off (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// Only full-sized segments, until it is switched off again (`TCP_CORK`).
+    pub cork: bool,
+    /// Acknowledge at once while set (`TCP_QUICKACK`).
+    pub quickack: bool,
+    /// Time to live or hop limit of packets sent (`IP_TTL`); 1 to 255.
+    pub ttl: u8,
+    /// DSCP and ECN bits, or traffic class, of packets sent (`IP_TOS`).
+    pub tos: u8,
+    /// What dropping the last handle does (`SO_LINGER`): `None` sends what is left in the
+    /// background, zero resets, anything else bounds the time of the former.
+    pub linger: Option<Duration>,
+    /// Keep-alive probes (`SO_KEEPALIVE`), off unless set.
+    pub keepalive: Option<KeepAlive>,
+    /// How long data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`: until R2.
+    pub user_timeout: Option<Duration>,
+    /// The algorithm (`TCP_CONGESTION`).
+    pub congestion: Congestion,
+    /// Upper limit of the MSS announced and used (`TCP_MAXSEG`).
+    pub mss: Option<u16>,
+    /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning.
+    pub recv_buffer: Option<usize>,
+    /// A fixed size for the send buffer in bytes (`SO_SNDBUF`), in place of autotuning.
+    pub send_buffer: Option<usize>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            nodelay: false,
+            cork: false,
+            quickack: true,
+            ttl: 64,
+            tos: 0,
+            linger: None,
+            keepalive: None,
+            user_timeout: None,
+            congestion: Congestion::default(),
+            mss: None,
+            recv_buffer: None,
+            send_buffer: None,
+        }
+    }
+}
+
+/// Parameters of a stack. Every setter clamps what it is given to the range that it names.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) recv_buffer: usize,
+    pub(crate) recv_buffer_max: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_max: usize,
+    pub(crate) memory: usize,
+    pub(crate) connections_max: usize,
+    pub(crate) half_open_max: usize,
+    pub(crate) time_wait_max: usize,
+    pub(crate) orphans_max: usize,
+    pub(crate) initial_window: u32,
+    pub(crate) rto_min: Duration,
+    pub(crate) rto_max: Duration,
+    pub(crate) syn_retries: u8,
+    pub(crate) syn_ack_retries: u8,
+    pub(crate) retries: u8,
+    pub(crate) orphan_retries: u8,
+    pub(crate) time_wait: Duration,
+    pub(crate) fin_timeout: Duration,
+    pub(crate) delayed_ack: Duration,
+    pub(crate) sack: bool,
+    pub(crate) timestamps: bool,
+    pub(crate) window_scaling: bool,
+    pub(crate) ecn: bool,
+    pub(crate) echo_reply: bool,
+    pub(crate) reset_closed_ports: bool,
+    pub(crate) options: SocketOptions,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            recv_buffer: 128 << 10,
+            recv_buffer_max: 6 << 20,
+            send_buffer: 128 << 10,
+            send_buffer_max: 6 << 20,
+            memory: 1 << 30,
+            connections_max: 1 << 20,
+            half_open_max: 4096,
+            time_wait_max: 28_672,
+            orphans_max: 4096,
+            initial_window: 10,
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            syn_retries: 6,
+            syn_ack_retries: 5,
+            retries: 15,
+            orphan_retries: 8,
+            time_wait: Duration::from_secs(60),
+            fin_timeout: Duration::from_secs(60),
+            delayed_ack: Duration::from_millis(40),
+            sack: true,
+            timestamps: true,
+            window_scaling: true,
+            ecn: false,
+            echo_reply: true,
+            reset_closed_ports: true,
+            options: SocketOptions::default(),
+            seed: None,
+        }
+    }
+}
+
+/// Writes a setter that clamps to a range.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $clamp:expr;)*) => {
+        impl Config {
+            $($(#[$doc])*
+            pub fn $name(&mut self, $name: $type) -> &mut Self {
+                let clamp: fn($type) -> $type = $clamp;
+                self.$name = clamp($name);
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Bytes that a connection's receive buffer starts with: 128 KiB, 4 KiB to 1 GiB. Linux:
+    /// `tcp_rmem[1]`.
+    recv_buffer: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
+    /// Bytes that the receive buffer of a connection may grow to: 6 MiB, 4 KiB to 1 GiB. It fixes
+    /// the window scale of a connection when it opens. Linux: `tcp_rmem[2]`.
+    recv_buffer_max: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
+    /// Bytes that a connection's send buffer starts with: 128 KiB, 4 KiB to 1 GiB. Linux:
+    /// `tcp_wmem[1]`.
+    send_buffer: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
+    /// Bytes that the send buffer of a connection may grow to: 6 MiB, 4 KiB to 1 GiB. Linux:
+    /// `tcp_wmem[2]`.
+    send_buffer_max: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
+    /// Bytes that all buffers of all connections may hold together: 1 GiB, 1 MiB at least. Linux:
+    /// `tcp_mem`.
+    memory: usize = |bytes| bytes.max(1 << 20);
+    /// Connections that may exist at one time: 1,048,576, 1 to 2^24.
+    connections_max: usize = |count| count.clamp(1, 1 << 24);
+    /// Half-open connections before SYN cookies are used: 4,096, 1 to 2^20. Linux:
+    /// `tcp_max_syn_backlog`.
+    half_open_max: usize = |count| count.clamp(1, 1 << 20);
+    /// Connections remembered in TIME-WAIT, of which the oldest goes first: 28,672, 0 to 2^24.
+    /// Linux: `tcp_max_tw_buckets`.
+    time_wait_max: usize = |count| count.min(1 << 24);
+    /// Connections without an owner that still send what is left: 4,096, 0 to 2^24. Linux:
+    /// `tcp_max_orphans`.
+    orphans_max: usize = |count| count.min(1 << 24);
+    /// Segments that may be sent before the first acknowledgement (RFC 6928): 10, 1 to 64.
+    initial_window: u32 = |segments| segments.clamp(1, 64);
+    /// Least retransmission timeout: 200 ms, 1 ms to 60 s. RFC 6298 §2.4 asks for 1 s; Linux uses
+    /// 200 ms (`TCP_RTO_MIN`).
+    rto_min: Duration = |rto| rto.clamp(Duration::from_millis(1), Duration::from_secs(60));
+    /// Greatest retransmission timeout: 120 s, 1 s to 1 h. Linux: `TCP_RTO_MAX`.
+    rto_max: Duration = |rto| rto.clamp(Duration::from_secs(1), Duration::from_secs(3600));
+    /// Retransmissions of a SYN before `connect` has timed out: 6, 0 to 127. Linux:
+    /// `tcp_syn_retries`.
+    syn_retries: u8 = |count| count.min(127);
+    /// Retransmissions of a SYN-ACK before the half-open connection is forgotten: 5, 0 to 15.
+    /// Linux: `tcp_synack_retries`.
+    syn_ack_retries: u8 = |count| count.min(15);
+    /// Retransmissions of data, as R2 counts them (RFC 9293 §3.8.3): 15, 1 to 127. Linux:
+    /// `tcp_retries2`.
+    retries: u8 = |count| count.clamp(1, 127);
+    /// The same for connections that nobody owns any more: 8, 1 to 127. Linux:
+    /// `tcp_orphan_retries`.
+    orphan_retries: u8 = |count| count.clamp(1, 127);
+    /// Time in TIME-WAIT, 2 MSL (RFC 9293 §3.6.1): 60 s, 0 to 1 h.
+    time_wait: Duration = |time| time.min(Duration::from_secs(3600));
+    /// Time that a connection without an owner waits in FIN-WAIT-2: 60 s, 0 to 1 h. Linux:
+    /// `tcp_fin_timeout`.
+    fin_timeout: Duration = |time| time.min(Duration::from_secs(3600));
+    /// Longest delay of an acknowledgement: 40 ms, 0 to 500 ms (RFC 9293 §3.8.6.3).
+    delayed_ack: Duration = |delay| delay.min(Duration::from_millis(499));
+    /// Selective acknowledgement (RFC 2018): on. Linux: `tcp_sack`.
+    sack: bool = |on| on;
+    /// Timestamps (RFC 7323): on. Linux: `tcp_timestamps`.
+    timestamps: bool = |on| on;
+    /// Window scaling (RFC 7323): on. Linux: `tcp_window_scaling`.
+    window_scaling: bool = |on| on;
+    /// Asks for explicit congestion notification (RFC 3168) on connections that it opens: off; a
+    /// peer that asks is always answered. Linux: `tcp_ecn`.
+    ecn: bool = |on| on;
+    /// Answers ICMP echo requests: on.
+    echo_reply: bool = |on| on;
+    /// Answers segments for ports where nobody listens with a reset: on. Off is for a stack that
+    /// shares its addresses with others.
+    reset_closed_ports: bool = |on| on;
+    /// What new sockets start with.
+    options: SocketOptions = |options| SocketOptions { ttl: options.ttl.max(1), ..options };
+}
+
+impl Config {
+    /// Makes a whole run repeatable: sequence numbers, ports and timers come from this seed instead
+    /// of the system's random source. For tests only: whoever knows it can guess all of these.
+    pub fn seed(&mut self, seed: u64) -> &mut Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_clamped() {
+        let mut config = Config::default();
+        config
+            .recv_buffer(1)
+            .rto_min(Duration::ZERO)
+            .initial_window(1000);
+        assert_eq!(config.recv_buffer, 4096);
+        assert_eq!(config.rto_min, Duration::from_millis(1));
+        assert_eq!(config.initial_window, 64);
+    }
+}

@@ -1,0 +1,57 @@
+//! Where packets come from and go to.
+
+use std::{
+    collections::VecDeque,
+    io,
+    task::{Context, Poll},
+};
+
+use crate::packet::Packet;
+
+/// What a device can do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Largest IP packet in bytes, headers included, that goes over the device in one piece.
+    pub mtu: usize,
+    /// Takes packets whose transport checksum is [`Partial`](crate::packet::Checksum::Partial).
+    pub checksum_offload: bool,
+    /// Takes super-packets up to this many bytes, headers included, and delivers them too.
+    pub segmentation_offload: Option<usize>,
+}
+
+/// A source and sink of IP packets, polled by the reactor.
+///
+/// A device moves packets and knows nothing of what is in them. It works in batches: one poll
+/// should move as much as it can.
+pub trait Device: Send + 'static {
+    /// What the device can do; may change while it is used (an MTU that is set anew).
+    fn capabilities(&self) -> Capabilities;
+
+    /// Appends up to `max` received packets to `packets`: `Ready` with their number, or with an
+    /// error after which the device is of no use any more, or `Pending` when there is none.
+    ///
+    /// `Ready(Ok(0))` is returned by a device whose other end is gone for good and that will never
+    /// deliver a packet again.
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut Vec<Packet>,
+        max: usize,
+    ) -> Poll<io::Result<usize>>;
+
+    /// Sends from the front of `packets` until it is empty (`Ready`) or the device takes no more
+    /// for now (`Pending`, the rest stays in the queue).
+    ///
+    /// Packets that the device refuses one by one are dropped and counted by it, like a network
+    /// does; an error is for a device that is of no use any more.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>>;
+
+    /// Packets that the device has refused or thrown away so far.
+    fn drops(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,84 @@
+//! Why a connection ended, and what the application is told.
+
+use std::{error::Error, fmt, io};
+
+/// Why a connection ended without an orderly close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Failure {
+    /// The peer answered our SYN with a reset, or ICMP said that nobody serves the port.
+    Refused = 1,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer had closed its side, then reset the connection: nobody reads what we write.
+    BrokenPipe,
+    /// We reset it.
+    Aborted,
+    /// Nothing was acknowledged for the user timeout, or keep-alive probes stayed unanswered.
+    TimedOut,
+    /// ICMP said that there is no way to the host.
+    HostUnreachable,
+    /// ICMP said that there is no way to its network.
+    NetworkUnreachable,
+    /// The device failed or is gone.
+    DeviceGone,
+    /// The stack was shut down.
+    StackClosed,
+}
+
+impl Failure {
+    /// The failure with this number, if there is one.
+    pub(crate) const fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Refused,
+            2 => Self::Reset,
+            3 => Self::BrokenPipe,
+            4 => Self::Aborted,
+            5 => Self::TimedOut,
+            6 => Self::HostUnreachable,
+            7 => Self::NetworkUnreachable,
+            8 => Self::DeviceGone,
+            9 => Self::StackClosed,
+            _ => return None,
+        })
+    }
+
+    /// The kind that `tokio::net` reports in the same case.
+    pub const fn kind(self) -> io::ErrorKind {
+        match self {
+            Self::Refused => io::ErrorKind::ConnectionRefused,
+            Self::Reset => io::ErrorKind::ConnectionReset,
+            Self::BrokenPipe => io::ErrorKind::BrokenPipe,
+            Self::Aborted => io::ErrorKind::ConnectionAborted,
+            Self::TimedOut => io::ErrorKind::TimedOut,
+            Self::HostUnreachable => io::ErrorKind::HostUnreachable,
+            Self::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+            Self::DeviceGone => io::ErrorKind::NetworkDown,
+            Self::StackClosed => io::ErrorKind::NotConnected,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Reset => "connection reset by peer",
+            Self::BrokenPipe => "broken pipe",
+            Self::Aborted => "connection aborted",
+            Self::TimedOut => "connection timed out",
+            Self::HostUnreachable => "host unreachable",
+            Self::NetworkUnreachable => "network unreachable",
+            Self::DeviceGone => "the stack's device failed",
+            Self::StackClosed => "the stack was shut down",
+        })
+    }
+}
+
+impl Error for Failure {}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind(), failure)
+    }
+}
