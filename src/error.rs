@@ -24,6 +24,12 @@ pub enum Failure {
     DeviceGone,
     /// The stack was shut down.
     StackClosed,
+    /// A connection between these two addresses and ports exists.
+    AddressInUse,
+    /// All local ports lead to this peer already.
+    NoPort,
+    /// The stack has as many connections as it may have.
+    NoMemory,
 }
 
 impl Failure {
@@ -39,6 +45,9 @@ impl Failure {
             7 => Self::NetworkUnreachable,
             8 => Self::DeviceGone,
             9 => Self::StackClosed,
+            10 => Self::AddressInUse,
+            11 => Self::NoPort,
+            12 => Self::NoMemory,
             _ => return None,
         })
     }
@@ -55,6 +64,9 @@ impl Failure {
             Self::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
             Self::DeviceGone => io::ErrorKind::NetworkDown,
             Self::StackClosed => io::ErrorKind::NotConnected,
+            Self::AddressInUse => io::ErrorKind::AddrInUse,
+            Self::NoPort => io::ErrorKind::AddrNotAvailable,
+            Self::NoMemory => io::ErrorKind::OutOfMemory,
         }
     }
 }
@@ -71,6 +83,9 @@ impl fmt::Display for Failure {
             Self::NetworkUnreachable => "network unreachable",
             Self::DeviceGone => "the stack's device failed",
             Self::StackClosed => "the stack was shut down",
+            Self::AddressInUse => "a connection between these addresses and ports exists",
+            Self::NoPort => "every local port leads to this peer already",
+            Self::NoMemory => "the stack has as many connections as it may have",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! One IP packet on its way between a device and the engine.
 
-use std::fmt;
+use std::{fmt, iter, ops::Range};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -111,6 +111,18 @@ impl Packet {
     /// Whether there are no bytes at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The slices that lie in a range of the packet's bytes, in order.
+    pub(crate) fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let body = self.body.iter().map(|slice| &slice[..]);
+        let mut at = 0;
+        iter::once(self.head()).chain(body).map(move |slice| {
+            let start = range.start.saturating_sub(at).min(slice.len());
+            let end = range.end.saturating_sub(at).clamp(start, slice.len());
+            at += slice.len();
+            &slice[start..end]
+        })
     }
 
     /// The whole packet in one piece, copied.

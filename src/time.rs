@@ -13,6 +13,9 @@ impl Time {
     /// When the engine was made.
     pub const ZERO: Self = Self(0);
 
+    /// Later than everything.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// A moment `since_start` after the engine was made.
     pub fn from_start(since_start: Duration) -> Self {
         Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX))

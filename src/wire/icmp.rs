@@ -1,0 +1,642 @@
+//! ICMP for IPv4 (RFC 792) and IPv6 (RFC 4443): echo, and errors about our packets and theirs.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use crate::{
+    checksum::{Sum, sum, sum_packet},
+    packet::{Checksum, HEAD_MAX, Meta, Packet, Payload},
+    seq::SeqNum,
+};
+
+use super::{
+    Malformed, be16, be32,
+    ip::{self, IpEmit, IpHeader},
+    protocol,
+    tcp::peek_ports,
+};
+
+/// Length of the header of every message that we know.
+pub(crate) const HEADER_LEN: usize = 8;
+
+/// Bytes at the start of a message that we look at: its header, and of what it quotes the IP
+/// headers and the ports. More extension headers than fit in it are not ours.
+const START_MAX: usize = 256;
+
+/// RFC 1812 §4.3.2.3: an error is at most this long.
+const REPORT_MAX_V4: usize = 576;
+/// RFC 4443 §2.4 (c): an error fits in the least MTU.
+const REPORT_MAX_V6: usize = 1280;
+
+const V4_ECHO_REPLY: u8 = 0;
+const V4_UNREACHABLE: u8 = 3;
+const V4_SOURCE_QUENCH: u8 = 4;
+const V4_REDIRECT: u8 = 5;
+const V4_ECHO_REQUEST: u8 = 8;
+const V4_TIME_EXCEEDED: u8 = 11;
+const V4_PARAMETER_PROBLEM: u8 = 12;
+const V4_CODE_FRAGMENTATION_NEEDED: u8 = 4;
+
+const V6_UNREACHABLE: u8 = 1;
+const V6_PACKET_TOO_BIG: u8 = 2;
+const V6_TIME_EXCEEDED: u8 = 3;
+const V6_PARAMETER_PROBLEM: u8 = 4;
+const V6_ECHO_REQUEST: u8 = 128;
+const V6_ECHO_REPLY: u8 = 129;
+const V6_REDIRECT: u8 = 137;
+const V6_CODE_UNRECOGNIZED_NEXT_HEADER: u8 = 1;
+
+/// A message that has been received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IcmpMessage {
+    /// Somebody asks whether we are there. The data to be returned lie [`HEADER_LEN`] behind the IP
+    /// header.
+    EchoRequest(Echo),
+    /// Somebody is there.
+    EchoReply(Echo),
+    /// Something is wrong with a packet that we have sent.
+    Error(IcmpError),
+    /// Anything else: redirects, router and neighbour discovery, multicast.
+    Other,
+}
+
+/// What tells one echo from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Echo {
+    /// Of the one who asks.
+    pub(crate) ident: u16,
+    /// Of the request.
+    pub(crate) sequence: u16,
+}
+
+/// What became of a packet. Anybody can say so: believe it only of a segment that is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IcmpError {
+    /// What went wrong.
+    pub(crate) kind: IcmpErrorKind,
+    /// With which packet.
+    pub(crate) quote: Quote,
+}
+
+/// What went wrong with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IcmpErrorKind {
+    /// It could not be delivered.
+    Unreachable(Unreachable),
+    /// It does not fit; zero if the router is too old to say what would (RFC 1191 §5).
+    PacketTooBig {
+        /// What would fit.
+        mtu: u32,
+    },
+    /// It went through too many routers, or its fragments came too late.
+    TimeExceeded,
+    /// Its headers were not understood.
+    ParameterProblem,
+    /// To be ignored (RFC 6633).
+    SourceQuench,
+}
+
+/// Why a packet could not be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// No way to its network.
+    Network,
+    /// Its host does not answer.
+    Host,
+    /// Its host does not serve the protocol.
+    Protocol,
+    /// Nobody is at the port.
+    Port,
+    /// Somebody does not want it to be.
+    AdminProhibited,
+    /// It asked for a source route that does not exist.
+    SourceRoute,
+}
+
+/// What an error quotes of the packet that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quote {
+    /// Our address.
+    pub(crate) src: IpAddr,
+    /// The peer's.
+    pub(crate) dst: IpAddr,
+    /// What follows is meant for TCP.
+    pub(crate) protocol: u8,
+    /// Our port.
+    pub(crate) src_port: u16,
+    /// The peer's port.
+    pub(crate) dst_port: u16,
+    /// SEG.SEQ.
+    pub(crate) seq: SeqNum,
+    /// What its IP header says of its length: RFC 1191 §5 wants it when the MTU is missing.
+    pub(crate) packet_len: usize,
+}
+
+/// What we report of a packet that we have received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// There is no such host behind us.
+    Host,
+    /// We do not serve the protocol. For IPv6 that is a parameter problem (RFC 8200 §4).
+    Protocol,
+    /// Nobody is at the port.
+    Port,
+    /// We are not allowed to let it through.
+    AdminProhibited,
+}
+
+/// Reads and verifies the message in a received packet.
+pub(crate) fn parse(packet: &Packet, ip: &IpHeader) -> Result<IcmpMessage, Malformed> {
+    let mut start = [0; START_MAX];
+    let start = copy_start(packet, ip, &mut start);
+    let (header, quote) = start
+        .split_first_chunk::<HEADER_LEN>()
+        .ok_or(Malformed::IcmpTruncated)?;
+    verify(packet, ip)?;
+    let echo = Echo {
+        ident: be16(header, 4),
+        sequence: be16(header, 6),
+    };
+    let kind = match (ip.src.is_ipv4(), header[0]) {
+        (true, V4_ECHO_REQUEST) | (false, V6_ECHO_REQUEST) => {
+            return Ok(IcmpMessage::EchoRequest(echo));
+        }
+        (true, V4_ECHO_REPLY) | (false, V6_ECHO_REPLY) => {
+            return Ok(IcmpMessage::EchoReply(echo));
+        }
+        (true, _) => kind_v4(header),
+        (false, _) => kind_v6(header),
+    };
+    match kind {
+        Some(kind) => {
+            let quote = parse_quote(quote, ip.src.is_ipv4())?;
+            Ok(IcmpMessage::Error(IcmpError { kind, quote }))
+        }
+        None => Ok(IcmpMessage::Other),
+    }
+}
+
+/// Copies the start of the message to one place: it may lie in several slices.
+fn copy_start<'a>(packet: &Packet, ip: &IpHeader, start: &'a mut [u8; START_MAX]) -> &'a [u8] {
+    let end = ip.total_len.min(ip.header_len + START_MAX);
+    let mut len = 0;
+    for slice in packet.slices(ip.header_len..end) {
+        start[len..len + slice.len()].copy_from_slice(slice);
+        len += slice.len();
+    }
+    &start[..len]
+}
+
+fn verify(packet: &Packet, ip: &IpHeader) -> Result<(), Malformed> {
+    match packet.meta.checksum {
+        Checksum::Verified | Checksum::Partial => return Ok(()),
+        Checksum::Complete => {}
+    }
+    let len = ip.total_len.saturating_sub(ip.header_len);
+    let initial = initial_sum(ip.src, ip.dst, len);
+    if sum_packet(packet, ip.header_len..ip.total_len, initial).is_valid() {
+        Ok(())
+    } else {
+        Err(Malformed::IcmpChecksum)
+    }
+}
+
+/// The sum of the pseudo-header, which only IPv6 has.
+fn initial_sum(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
+    match src {
+        IpAddr::V4(_) => Sum::default(),
+        IpAddr::V6(_) => ip::pseudo_sum(src, dst, protocol::ICMPV6, len as u32),
+    }
+}
+
+fn kind_v4(header: &[u8; HEADER_LEN]) -> Option<IcmpErrorKind> {
+    Some(match (header[0], header[1]) {
+        (V4_UNREACHABLE, V4_CODE_FRAGMENTATION_NEEDED) => IcmpErrorKind::PacketTooBig {
+            mtu: u32::from(be16(header, 6)),
+        },
+        (V4_UNREACHABLE, code) => IcmpErrorKind::Unreachable(unreachable_v4(code)?),
+        (V4_SOURCE_QUENCH, _) => IcmpErrorKind::SourceQuench,
+        (V4_TIME_EXCEEDED, _) => IcmpErrorKind::TimeExceeded,
+        (V4_PARAMETER_PROBLEM, _) => IcmpErrorKind::ParameterProblem,
+        _ => return None,
+    })
+}
+
+/// The codes of RFC 792 and RFC 1122 §3.2.2.1, and of RFC 1812 §5.2.7.1 from 13 on.
+fn unreachable_v4(code: u8) -> Option<Unreachable> {
+    Some(match code {
+        0 | 6 | 11 => Unreachable::Network,
+        1 | 7 | 8 | 12 => Unreachable::Host,
+        2 => Unreachable::Protocol,
+        3 => Unreachable::Port,
+        5 => Unreachable::SourceRoute,
+        9 | 10 | 13..=15 => Unreachable::AdminProhibited,
+        _ => return None,
+    })
+}
+
+fn kind_v6(header: &[u8; HEADER_LEN]) -> Option<IcmpErrorKind> {
+    Some(match header[0] {
+        V6_UNREACHABLE => IcmpErrorKind::Unreachable(match header[1] {
+            0 => Unreachable::Network,
+            1 | 5 | 6 => Unreachable::AdminProhibited,
+            2 | 3 => Unreachable::Host,
+            4 => Unreachable::Port,
+            7 => Unreachable::SourceRoute,
+            _ => return None,
+        }),
+        V6_PACKET_TOO_BIG => IcmpErrorKind::PacketTooBig {
+            mtu: be32(header, 4),
+        },
+        V6_TIME_EXCEEDED => IcmpErrorKind::TimeExceeded,
+        // That the peer does not know TCP comes this way too.
+        V6_PARAMETER_PROBLEM => IcmpErrorKind::ParameterProblem,
+        _ => return None,
+    })
+}
+
+/// Reads the quoted packet. Eight bytes of its transport header must be there (RFC 792), which is
+/// just enough of TCP's; whether the rest is depends on the router.
+fn parse_quote(quote: &[u8], v4: bool) -> Result<Quote, Malformed> {
+    let ip = ip::parse_quote(quote).map_err(|_| Malformed::IcmpQuote)?;
+    if ip.src.is_ipv4() != v4 || ip.fragment.is_some_and(|fragment| fragment.offset != 0) {
+        return Err(Malformed::IcmpQuote);
+    }
+    let transport = quote
+        .get(ip.header_len..)
+        .and_then(|transport| transport.first_chunk::<8>())
+        .ok_or(Malformed::IcmpQuote)?;
+    let (src_port, dst_port) = peek_ports(transport).ok_or(Malformed::IcmpQuote)?;
+    Ok(Quote {
+        src: ip.src,
+        dst: ip.dst,
+        protocol: ip.protocol,
+        src_port,
+        dst_port,
+        seq: SeqNum::new(be32(transport, 4)),
+        packet_len: ip.total_len,
+    })
+}
+
+/// The reply to an echo request that came in a packet with the header `ip`: `payload` is what
+/// followed the header of the request.
+pub(crate) fn echo_reply(
+    ip: &IpHeader,
+    ident: u16,
+    sequence: u16,
+    payload: Payload,
+    ttl: u8,
+) -> Packet {
+    let mut header = [0; HEADER_LEN];
+    header[0] = match ip.src {
+        IpAddr::V4(_) => V4_ECHO_REPLY,
+        IpAddr::V6(_) => V6_ECHO_REPLY,
+    };
+    header[4..6].copy_from_slice(&ident.to_be_bytes());
+    header[6..8].copy_from_slice(&sequence.to_be_bytes());
+    // The DSCP of the request (RFC 1122 §3.2.2.6), but not its ECN bits: those are TCP's.
+    answer(ip, header, payload, ttl, ip.tos & !3)
+}
+
+/// Whether an error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)): never about
+/// an error, to or from more than one host, or about a later fragment.
+pub(crate) fn may_report(packet: &Packet, ip: &IpHeader) -> bool {
+    let is_later = ip.fragment.is_some_and(|fragment| fragment.offset != 0);
+    if is_later || ip::is_martian_source(ip.src) || !ip::is_unicast_destination(ip.dst) {
+        return false;
+    }
+    let kind = packet.first().get(ip.header_len).copied();
+    match (ip.protocol, kind) {
+        (protocol::ICMP, None) | (protocol::ICMPV6, None) => false,
+        (protocol::ICMP, Some(kind)) => !matches!(
+            kind,
+            V4_UNREACHABLE
+                | V4_SOURCE_QUENCH
+                | V4_REDIRECT
+                | V4_TIME_EXCEEDED
+                | V4_PARAMETER_PROBLEM
+        ),
+        // Types below 128 are errors (RFC 4443 §2.1).
+        (protocol::ICMPV6, Some(kind)) => kind >= 128 && kind != V6_REDIRECT,
+        _ => true,
+    }
+}
+
+/// An error about a packet that we have received, with as much of it as the RFCs allow. Ask
+/// [`may_report`] first.
+pub(crate) fn report(packet: &Packet, ip: &IpHeader, report: Report, ttl: u8) -> Packet {
+    let mut header = [0; HEADER_LEN];
+    let (kind, code) = match (ip.src, report) {
+        (IpAddr::V4(_), Report::Host) => (V4_UNREACHABLE, 1),
+        (IpAddr::V4(_), Report::Protocol) => (V4_UNREACHABLE, 2),
+        (IpAddr::V4(_), Report::Port) => (V4_UNREACHABLE, 3),
+        (IpAddr::V4(_), Report::AdminProhibited) => (V4_UNREACHABLE, 13),
+        (IpAddr::V6(_), Report::Host) => (V6_UNREACHABLE, 3),
+        (IpAddr::V6(_), Report::Protocol) => {
+            header[4..8].copy_from_slice(&(ip.protocol_at as u32).to_be_bytes());
+            (V6_PARAMETER_PROBLEM, V6_CODE_UNRECOGNIZED_NEXT_HEADER)
+        }
+        (IpAddr::V6(_), Report::Port) => (V6_UNREACHABLE, 4),
+        (IpAddr::V6(_), Report::AdminProhibited) => (V6_UNREACHABLE, 1),
+    };
+    (header[0], header[1]) = (kind, code);
+    let most = match ip.src {
+        IpAddr::V4(_) => REPORT_MAX_V4,
+        IpAddr::V6(_) => REPORT_MAX_V6,
+    };
+    let room = most - ip::header_len(ip.src) - HEADER_LEN;
+    let mut quote = Vec::with_capacity(room.min(ip.total_len));
+    packet.slices(0..room.min(ip.total_len)).for_each(|slice| quote.extend_from_slice(slice));
+    answer(ip, header, Payload::from_iter([Bytes::from(quote)]), ttl, 0)
+}
+
+/// A message back to where a packet came from, from where it went to.
+fn answer(
+    ip: &IpHeader,
+    mut header: [u8; HEADER_LEN],
+    payload: Payload,
+    ttl: u8,
+    tos: u8,
+) -> Packet {
+    let len = HEADER_LEN + payload.iter().map(Bytes::len).sum::<usize>();
+    let emit = IpEmit {
+        src: ip.dst,
+        dst: ip.src,
+        protocol: match ip.src {
+            IpAddr::V4(_) => protocol::ICMP,
+            IpAddr::V6(_) => protocol::ICMPV6,
+        },
+        ttl,
+        tos,
+        payload_len: len,
+    };
+    let mut total = initial_sum(emit.src, emit.dst, len).combine(sum(&header));
+    payload.iter().for_each(|slice| total.add(slice));
+    header[2..4].copy_from_slice(&total.finish().to_be_bytes());
+    let mut head = [0; HEAD_MAX];
+    let ip_len = ip::emit(&mut head, &emit);
+    head[ip_len..ip_len + HEADER_LEN].copy_from_slice(&header);
+    let mut packet = Packet::with_head(&head[..ip_len + HEADER_LEN], Meta::default());
+    packet.body = payload;
+    packet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tcp::{self, TcpHeader},
+        *,
+    };
+
+    fn segment(v6: bool, payload_len: usize) -> Packet {
+        let [src, dst] = if v6 {
+            ["fd07::1", "fd07::2"]
+        } else {
+            ["10.7.0.1", "10.7.0.2"]
+        };
+        let ip = IpEmit {
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            protocol: 0,
+            ttl: 9,
+            tos: 0,
+            payload_len: 0,
+        };
+        let header = TcpHeader {
+            src_port: 4000,
+            dst_port: 80,
+            seq: SeqNum::new(0xdead_beef),
+            ..TcpHeader::default()
+        };
+        let payload = Payload::from_iter([Bytes::from(vec![7; payload_len])]);
+        tcp::packet(ip, &header, payload, 0)
+    }
+
+    fn ip_of(packet: &Packet) -> IpHeader {
+        ip::parse(packet.first(), packet.len()).unwrap()
+    }
+
+    /// A message of any type and content from the peer, its checksum right.
+    fn message(v6: bool, header: [u8; 8], payload: &[u8]) -> Packet {
+        let about = segment(v6, 0);
+        let payload = Payload::from_iter([Bytes::copy_from_slice(payload)]);
+        answer(&ip_of(&about), header, payload, 64, 0)
+    }
+
+    fn parse_message(v6: bool, header: [u8; 8], payload: &[u8]) -> Result<IcmpMessage, Malformed> {
+        let packet = message(v6, header, payload);
+        let whole = Packet::received(packet.to_vec().into(), Meta::default());
+        let parsed = parse(&packet, &ip_of(&packet));
+        assert_eq!(parse(&whole, &ip_of(&whole)), parsed);
+        parsed
+    }
+
+    fn kind_of(v6: bool, kind: u8, code: u8, rest: [u8; 4]) -> Option<IcmpErrorKind> {
+        let [a, b, c, d] = rest;
+        let quote = segment(v6, 0).to_vec();
+        match parse_message(v6, [kind, code, 0, 0, a, b, c, d], &quote).unwrap() {
+            IcmpMessage::Error(error) => Some(error.kind),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_echo_comes_back_with_its_data() {
+        for v6 in [false, true] {
+            for len in [0, 1, 56, 1400] {
+                let data = vec![0xa5; len];
+                let kind = if v6 { 128 } else { 8 };
+                let request = message(v6, [kind, 0, 0, 0, 1, 2, 3, 4], &data);
+                let ip = ip_of(&request);
+                let IcmpMessage::EchoRequest(echo) = parse(&request, &ip).unwrap() else {
+                    panic!("an echo request")
+                };
+                let data = request.into_payload(ip.header_len + HEADER_LEN, ip.total_len);
+                let reply = echo_reply(&ip, echo.ident, echo.sequence, data, 64);
+                let back = ip_of(&reply);
+                assert_eq!((back.src, back.dst), (ip.dst, ip.src));
+                assert_eq!(parse(&reply, &back), Ok(IcmpMessage::EchoReply(echo)));
+                assert_eq!((echo.ident, echo.sequence), (0x102, 0x304));
+                let at = back.header_len + HEADER_LEN;
+                assert_eq!(
+                    reply.into_payload(at, back.total_len).concat(),
+                    vec![0xa5; len]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn reports_quote_as_much_as_is_allowed() {
+        use Report::*;
+        for (v6, most) in [(false, 576), (true, 1280)] {
+            for (len, reason) in [
+                (0, Host),
+                (9, Protocol),
+                (1400, Port),
+                (9000, AdminProhibited),
+            ] {
+                let about = segment(v6, len);
+                let ip = ip_of(&about);
+                let packet = report(&about, &ip, reason, 64);
+                let whole = packet.to_vec();
+                let quoted = &whole[ip.header_len + HEADER_LEN..];
+                let full = about.to_vec();
+                assert_eq!(quoted, &full[..quoted.len()]);
+                let expected = (ip.header_len + HEADER_LEN + full.len()).min(most);
+                assert_eq!(whole.len(), expected);
+                let IcmpMessage::Error(error) = parse(&packet, &ip_of(&packet)).unwrap() else {
+                    panic!("an error")
+                };
+                let kind = match reason {
+                    Host => IcmpErrorKind::Unreachable(Unreachable::Host),
+                    Protocol if v6 => IcmpErrorKind::ParameterProblem,
+                    Protocol => IcmpErrorKind::Unreachable(Unreachable::Protocol),
+                    Port => IcmpErrorKind::Unreachable(Unreachable::Port),
+                    AdminProhibited => IcmpErrorKind::Unreachable(Unreachable::AdminProhibited),
+                };
+                assert_eq!(error.kind, kind);
+                let quote = error.quote;
+                assert_eq!((quote.src, quote.dst), (ip.src, ip.dst));
+                assert_eq!((quote.src_port, quote.dst_port), (4000, 80));
+                assert_eq!(quote.protocol, protocol::TCP);
+                assert_eq!(quote.seq, SeqNum::new(0xdead_beef));
+                assert_eq!(quote.packet_len, full.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_problem_points_at_the_next_header_field() {
+        let about = segment(true, 0);
+        let packet = report(&about, &ip_of(&about), Report::Protocol, 64);
+        assert_eq!(packet.head()[40..42], [4, 1]);
+        assert_eq!(packet.head()[44..48], [0, 0, 0, 6]);
+    }
+
+    #[test]
+    fn every_code_has_its_meaning() {
+        use IcmpErrorKind::{PacketTooBig, ParameterProblem, SourceQuench, TimeExceeded};
+        use Unreachable::*;
+        let v4 = [
+            (0, Network),
+            (1, Host),
+            (2, Protocol),
+            (3, Port),
+            (5, SourceRoute),
+            (6, Network),
+            (9, AdminProhibited),
+            (13, AdminProhibited),
+        ];
+        for (code, meaning) in v4 {
+            let expected = Some(IcmpErrorKind::Unreachable(meaning));
+            assert_eq!(kind_of(false, 3, code, [0; 4]), expected);
+        }
+        let v6 = [(0, Network), (1, AdminProhibited), (3, Host), (4, Port)];
+        for (code, meaning) in v6 {
+            let expected = Some(IcmpErrorKind::Unreachable(meaning));
+            assert_eq!(kind_of(true, 1, code, [0; 4]), expected);
+        }
+        let mtu = Some(PacketTooBig { mtu: 1280 });
+        assert_eq!(kind_of(false, 3, 4, [9, 9, 5, 0]), mtu);
+        assert_eq!(kind_of(true, 2, 0, [0, 0, 5, 0]), mtu);
+        assert_eq!(kind_of(false, 4, 0, [0; 4]), Some(SourceQuench));
+        assert_eq!(kind_of(false, 11, 0, [0; 4]), Some(TimeExceeded));
+        assert_eq!(kind_of(true, 3, 0, [0; 4]), Some(TimeExceeded));
+        assert_eq!(kind_of(false, 12, 0, [0; 4]), Some(ParameterProblem));
+        assert_eq!(kind_of(true, 4, 2, [0; 4]), Some(ParameterProblem));
+        for (v6, kind) in [(false, 5), (false, 9), (true, 133), (true, 137), (true, 1)] {
+            assert_eq!(kind_of(v6, kind, 99, [0; 4]), None);
+        }
+    }
+
+    #[test]
+    fn eight_bytes_of_transport_are_enough_and_fewer_are_not() {
+        for v6 in [false, true] {
+            let kind = if v6 { 1 } else { 3 };
+            let header = [kind, 0, 0, 0, 0, 0, 0, 0];
+            let quote = segment(v6, 1000).to_vec();
+            let least = if v6 { 48 } else { 28 };
+            for len in 0..quote.len().min(200) {
+                let parsed = parse_message(v6, header, &quote[..len]);
+                if len < least {
+                    assert_eq!(parsed, Err(Malformed::IcmpQuote), "{len}");
+                } else {
+                    assert!(matches!(parsed, Ok(IcmpMessage::Error(_))), "{len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_quote_with_a_changed_ip_header_is_still_read() {
+        let mut quote = segment(false, 100).to_vec();
+        quote[8] = 0; // The TTL that ran out, and a checksum that nobody updated.
+        quote[2..4].fill(0xff);
+        let IcmpMessage::Error(error) =
+            parse_message(false, [11, 0, 0, 0, 0, 0, 0, 0], &quote).unwrap()
+        else {
+            panic!("an error")
+        };
+        assert_eq!(error.quote.packet_len, 65_535);
+        // A later fragment has no ports, and IPv6 inside of ICMP for IPv4 is nonsense.
+        quote[7] = 1;
+        let later = parse_message(false, [11, 0, 0, 0, 0, 0, 0, 0], &quote);
+        assert_eq!(later, Err(Malformed::IcmpQuote));
+        let foreign = segment(true, 0).to_vec();
+        let foreign = parse_message(false, [11, 0, 0, 0, 0, 0, 0, 0], &foreign);
+        assert_eq!(foreign, Err(Malformed::IcmpQuote));
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_refused() {
+        for v6 in [false, true] {
+            let kind = if v6 { 128 } else { 8 };
+            let good = message(v6, [kind, 0, 0, 0, 1, 2, 3, 4], b"data!");
+            let ip = ip_of(&good);
+            let good = good.to_vec();
+            for bit in ip.header_len * 8..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let bad = Packet::received(bad.into(), Meta::default());
+                assert_eq!(parse(&bad, &ip), Err(Malformed::IcmpChecksum));
+            }
+            for len in 0..HEADER_LEN {
+                let ip = IpHeader {
+                    total_len: ip.header_len + len,
+                    ..ip
+                };
+                let short = Packet::received(good.clone().into(), Meta::default());
+                assert_eq!(parse(&short, &ip), Err(Malformed::IcmpTruncated));
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_not_reported_about_errors_groups_and_later_fragments() {
+        for v6 in [false, true] {
+            let about = segment(v6, 0);
+            let ip = ip_of(&about);
+            assert!(may_report(&about, &ip));
+            let error = report(&about, &ip, Report::Port, 64);
+            assert!(!may_report(&error, &ip_of(&error)));
+            let echo = echo_reply(&ip, 0, 0, Payload::new(), 64);
+            assert!(may_report(&echo, &ip_of(&echo)));
+            let group = if v6 { "ff02::1" } else { "224.0.0.1" };
+            let group = group.parse().unwrap();
+            assert!(!may_report(&about, &IpHeader { dst: group, ..ip }));
+            assert!(!may_report(&about, &IpHeader { src: group, ..ip }));
+            let fragment = |offset| IpHeader {
+                fragment: Some(ip::Fragment {
+                    id: 0,
+                    offset,
+                    more: true,
+                }),
+                ..ip
+            };
+            assert!(may_report(&about, &fragment(0)));
+            assert!(!may_report(&about, &fragment(8)));
+        }
+    }
+}

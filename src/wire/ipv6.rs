@@ -1,0 +1,168 @@
+//! The header of IPv6 and its extension headers (RFC 8200).
+
+use std::net::Ipv6Addr;
+
+use super::{
+    Malformed, be16, be32,
+    ip::{Fragment, IpEmit, IpHeader},
+};
+
+/// Length of a header without extensions.
+pub(super) const HEADER_LEN: usize = 40;
+
+/// Extension headers in one packet that we walk through. RFC 8200 §4.1 has a use for seven.
+const EXTENSIONS_MAX: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+const OPTION_PAD1: u8 = 0;
+/// Of an option's type: what to do if we do not know it. All clear: skip it.
+const OPTION_ACTION: u8 = 0xc0;
+/// The fragment field: M, and three bits to each side of it that are not the offset.
+const MORE_FRAGMENTS: u16 = 1;
+const OFFSET_MASK: u16 = 0xfff8;
+
+/// Reads and checks the headers of a packet of `packet_len` bytes that starts with `first`.
+///
+/// A payload length of zero is what it says, not a jumbogram (RFC 2675): the option that makes it
+/// one lies behind the end then.
+pub(super) fn parse(first: &[u8], packet_len: usize) -> Result<IpHeader, Malformed> {
+    let total_len = total_len(first).ok_or(Malformed::Truncated)?;
+    if total_len > packet_len {
+        return Err(Malformed::Truncated);
+    }
+    read(&first[..first.len().min(total_len)])
+}
+
+/// Reads headers that are there in full, and believes what they say of the rest.
+pub(super) fn read(first: &[u8]) -> Result<IpHeader, Malformed> {
+    let (fixed, _) = first
+        .split_first_chunk::<HEADER_LEN>()
+        .ok_or(Malformed::Truncated)?;
+    let upper = walk(first, fixed[6])?;
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&fixed[at..at + 16]);
+        Ipv6Addr::from(octets)
+    };
+    Ok(IpHeader {
+        src: address(8).into(),
+        dst: address(24).into(),
+        protocol: upper.protocol,
+        protocol_at: upper.protocol_at,
+        header_len: upper.at,
+        total_len: HEADER_LEN + usize::from(be16(fixed, 4)),
+        ttl: fixed[7],
+        tos: (be16(fixed, 0) >> 4) as u8,
+        fragment: upper.fragment,
+        dont_fragment: true,
+    })
+}
+
+fn total_len(first: &[u8]) -> Option<usize> {
+    let (fixed, _) = first.split_first_chunk::<HEADER_LEN>()?;
+    Some(HEADER_LEN + usize::from(be16(fixed, 4)))
+}
+
+/// What follows the extension headers.
+struct Upper {
+    protocol: u8,
+    protocol_at: usize,
+    at: usize,
+    fragment: Option<Fragment>,
+}
+
+/// Goes through the extension headers of a packet whose fixed header names `next`.
+fn walk(packet: &[u8], next: u8) -> Result<Upper, Malformed> {
+    let mut upper = Upper {
+        protocol: next,
+        protocol_at: 6,
+        at: HEADER_LEN,
+        fragment: None,
+    };
+    for _ in 0..=EXTENSIONS_MAX {
+        let kind = upper.protocol;
+        if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            return Ok(upper);
+        }
+        if kind == HOP_BY_HOP && upper.at != HEADER_LEN {
+            return Err(Malformed::ExtensionHeaders);
+        }
+        let extension = packet.get(upper.at..).unwrap_or_default();
+        let (start, _) = extension
+            .split_first_chunk::<8>()
+            .ok_or(Malformed::Truncated)?;
+        let len = match kind {
+            FRAGMENT => 8,
+            _ => (usize::from(start[1]) + 1) * 8,
+        };
+        let extension = extension.get(..len).ok_or(Malformed::Truncated)?;
+        upper = Upper {
+            protocol: start[0],
+            protocol_at: upper.at,
+            at: upper.at + len,
+            fragment: None,
+        };
+        match kind {
+            FRAGMENT => upper.fragment = fragment(start),
+            ROUTING => check_routing(start)?,
+            _ => check_options(&extension[2..])?,
+        }
+        if upper.fragment.is_some() {
+            return Ok(upper); // What follows may be the middle of something.
+        }
+    }
+    Err(Malformed::ExtensionHeaders)
+}
+
+fn fragment(header: &[u8; 8]) -> Option<Fragment> {
+    let field = be16(header, 2);
+    (field & (OFFSET_MASK | MORE_FRAGMENTS) != 0).then(|| Fragment {
+        id: be32(header, 4),
+        offset: field & OFFSET_MASK,
+        more: field & MORE_FRAGMENTS != 0,
+    })
+}
+
+/// We forward nothing, so a route must have come to its end (RFC 8200 §4.4).
+fn check_routing(header: &[u8; 8]) -> Result<(), Malformed> {
+    let [_, _, kind, segments_left, ..] = *header;
+    if kind == 0 || segments_left != 0 {
+        return Err(Malformed::RoutingHeader);
+    }
+    Ok(())
+}
+
+/// We know no option but padding: the others say themselves whether they can be skipped.
+fn check_options(mut area: &[u8]) -> Result<(), Malformed> {
+    while let Some((&kind, rest)) = area.split_first() {
+        if kind == OPTION_PAD1 {
+            area = rest;
+            continue;
+        }
+        let (&len, data) = rest.split_first().ok_or(Malformed::Ipv6Option)?;
+        if kind & OPTION_ACTION != 0 {
+            return Err(Malformed::Ipv6Option);
+        }
+        area = data.get(usize::from(len)..).ok_or(Malformed::Ipv6Option)?;
+    }
+    Ok(())
+}
+
+/// Writes a header. Its flow label is zero.
+pub(super) fn emit(out: &mut [u8], ip: &IpEmit, src: Ipv6Addr, dst: Ipv6Addr) -> usize {
+    let payload_len = ip.payload_len;
+    debug_assert!(payload_len <= usize::from(u16::MAX), "{payload_len} bytes");
+    let out = &mut out[..HEADER_LEN];
+    let start = 0x6000_0000 | u32::from(ip.tos) << 20;
+    out[0..4].copy_from_slice(&start.to_be_bytes());
+    out[4..6].copy_from_slice(&(payload_len as u16).to_be_bytes());
+    out[6] = ip.protocol;
+    out[7] = ip.ttl;
+    out[8..24].copy_from_slice(&src.octets());
+    out[24..40].copy_from_slice(&dst.octets());
+    HEADER_LEN
+}
