@@ -1,0 +1,37 @@
+//! What handles ask of the reactor that is not bytes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{ConnId, ListenerLink, PortGuard, StreamLink};
+use crate::info::{Counters, SocketInfo, TcpInfo};
+
+/// A request, with the place for its answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Opens a connection. The answer is the connection's own: it becomes connected, or fails.
+    Connect {
+        /// What the handle shares with the connection.
+        link: Arc<StreamLink>,
+        /// The local address, if it was bound.
+        bound: Option<PortGuard>,
+        /// Where to.
+        peer: SocketAddr,
+    },
+    /// Starts to take connections.
+    Listen(Arc<ListenerLink>),
+    /// Asks for the netstat view.
+    Sockets(oneshot::Sender<Vec<SocketInfo>>),
+    /// Asks for the counters.
+    Counters(oneshot::Sender<Counters>),
+    /// Asks for the state of one connection.
+    Info(ConnId, oneshot::Sender<Option<TcpInfo>>),
+    /// Resets a connection.
+    Abort(ConnId),
+    /// Closes all listeners, opens nothing more, and resets what is left after `drain`.
+    Shutdown {
+        /// How long connections may take to end by themselves.
+        drain: Duration,
+    },
+}

@@ -1,0 +1,659 @@
+//! Bytes received in order, on their way from the engine to one reader.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::{
+    Wakes,
+    blocks::Size,
+    doorbell::Doorbell,
+    rope::Rope,
+    waiters::{Key, Ready, Wait, Waiters},
+};
+use crate::packet::Payload;
+
+/// A slice of at least this many bytes is kept as it is: it pins at most about three times itself,
+/// for buffers are 64 KiB. A smaller one is copied.
+const KEEP_MIN: usize = 20 << 10;
+
+/// No more than this is copied to a reader under the lock.
+const COPY_MAX: usize = 16 << 10;
+
+/// For [`ring_when_free`](RecvPipe::ring_when_free).
+const NEVER: u32 = u32::MAX;
+
+/// Bytes received in order, on their way from the engine to one reader.
+///
+/// Large slices pass as they are; small ones are copied into blocks, so that none pins much more
+/// than itself. An empty pipe holds no memory: it gives its block and its list of chunks back to
+/// the [`Doorbell`].
+#[derive(Debug)]
+pub(crate) struct RecvPipe {
+    bell: Arc<Doorbell>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// What is older than `tail`. Its offsets are those of the stream.
+    rope: Rope,
+    /// The end of what is queued, in a block that takes more.
+    tail: BytesMut,
+    /// The size of that block, if there is one.
+    tail_size: Option<Size>,
+    waiters: Waiters,
+    capacity: u32,
+    ring_when_free: u32,
+    /// Counts events, to tell whether one came between a look and a decision.
+    events: u32,
+    /// An event came, and no read has found the pipe empty since.
+    ready: bool,
+    /// The peer's FIN is behind what is queued.
+    finished: bool,
+    /// The connection has failed.
+    failed: bool,
+    /// Nobody will read any more.
+    discarding: bool,
+}
+
+/// What a read found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read<T> {
+    /// Bytes, and whether the engine wants to know.
+    Some { taken: T, press: bool },
+    /// The peer has sent everything.
+    End,
+    /// The connection has failed, and nothing is left.
+    Failed,
+    /// Nothing yet.
+    Empty,
+}
+
+/// All figures of a [`RecvPipe`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecvLook {
+    /// Bytes that wait for the reader.
+    pub(crate) queued: usize,
+    /// Bytes that may still come.
+    pub(crate) free: usize,
+    /// Bytes that may be queued.
+    pub(crate) capacity: usize,
+    /// Bytes that the reader has taken so far.
+    pub(crate) consumed: u64,
+}
+
+/// Memory on its way back to the [`Doorbell`], once the pipe is unlocked.
+#[must_use]
+#[derive(Debug, Default)]
+struct Retired {
+    rope: Rope,
+    tail: BytesMut,
+    size: Option<Size>,
+}
+
+impl RecvPipe {
+    pub(super) fn new(bell: Arc<Doorbell>, capacity: usize) -> Self {
+        let inner = Mutex::new(Inner {
+            rope: Rope::new(),
+            tail: BytesMut::new(),
+            tail_size: None,
+            waiters: Waiters::default(),
+            capacity: clamp(capacity),
+            ring_when_free: NEVER,
+            events: 0,
+            ready: false,
+            finished: false,
+            failed: false,
+            discarding: false,
+        });
+        Self { bell, inner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [engine] Appends what was received, and has the readers woken. Once the owner has closed,
+    /// or after an end, it is dropped.
+    pub(crate) fn push(&self, payload: Payload, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        if inner.discarding || inner.finished || inner.failed {
+            drop(inner);
+            return;
+        }
+        let before = inner.queued();
+        for slice in payload {
+            if slice.len() >= KEEP_MIN {
+                inner.close_tail(&self.bell);
+                inner.push_chunk(slice, &self.bell);
+            } else {
+                inner.append(&slice, &self.bell);
+            }
+        }
+        if inner.queued() > before {
+            inner.event(wakes);
+        }
+    }
+
+    /// [engine] The peer's FIN: what is left can be read, then end of file, for ever.
+    pub(crate) fn finish(&self, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        if !inner.finished && !inner.failed {
+            inner.finished = true;
+            inner.event(wakes);
+        }
+    }
+
+    /// What is left can be read, then the failure.
+    pub(super) fn fail(&self, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        if !inner.failed {
+            inner.failed = true;
+            inner.event(wakes);
+        }
+    }
+
+    /// A reader may try at once although nothing has come: so starts an accepted connection.
+    pub(super) fn set_ready(&self, wakes: &mut Wakes) {
+        self.lock().event(wakes);
+    }
+
+    /// [engine] All figures under one lock.
+    pub(crate) fn look(&self) -> RecvLook {
+        let inner = self.lock();
+        RecvLook {
+            queued: inner.queued(),
+            free: inner.free(),
+            capacity: inner.capacity as usize,
+            consumed: inner.rope.start(),
+        }
+    }
+
+    /// [engine] Bytes that may still come: capacity less what is queued, or zero.
+    pub(crate) fn free(&self) -> usize {
+        self.lock().free()
+    }
+
+    /// Bytes that wait for the reader.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queued()
+    }
+
+    /// [engine] Bytes that the reader has taken so far.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.lock().rope.start()
+    }
+
+    /// [engine] Bytes that may be queued.
+    pub(crate) fn capacity(&self) -> usize {
+        self.lock().capacity as usize
+    }
+
+    /// [engine] Changes how many bytes may be queued. What is queued already stays.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        self.lock().capacity = clamp(capacity);
+    }
+
+    /// [engine] Has the reader press the button when it leaves at least `free` bytes of room;
+    /// `usize::MAX`: never. Says whether there is as much already, for the reader may have read
+    /// since the engine looked, and presses only when it reads again.
+    pub(crate) fn ring_when_free(&self, free: usize) -> bool {
+        let mut inner = self.lock();
+        inner.ring_when_free = u32::try_from(free).unwrap_or(NEVER);
+        inner.wants_press()
+    }
+
+    /// Takes up to `max` bytes, shown to `copy` piece by piece. If `clears`, a read that empties
+    /// the pipe without having filled its buffer counts as one that found nothing.
+    pub(super) fn read(
+        &self,
+        max: usize,
+        clears: bool,
+        wait: Wait<'_>,
+        mut copy: impl FnMut(&[u8]),
+    ) -> Read<usize> {
+        if max == 0 {
+            return Read::some(0, false);
+        }
+        let mut inner = match self.lock().check(wait) {
+            Ok(inner) => inner,
+            Err(nothing) => return nothing,
+        };
+        let taken = inner.queued().min(max);
+        let mut pieces = SmallVec::<[Bytes; 8]>::new();
+        if taken <= COPY_MAX {
+            inner.show(taken, &mut copy);
+            inner.skip(taken);
+        } else {
+            // Cut out under the lock and copied outside, so that the engine need not wait.
+            let mut left = taken;
+            while left > 0 {
+                let piece = inner.split(left);
+                left -= piece.len();
+                pieces.push(piece);
+            }
+        }
+        if clears && taken < max {
+            inner.clear_ready();
+        }
+        let press = inner.wants_press();
+        let retired = inner.retire();
+        drop(inner);
+        for piece in pieces {
+            copy(&piece);
+        }
+        self.put(retired);
+        Read::some(taken, press)
+    }
+
+    /// Takes a part of up to `max` bytes without a copy.
+    pub(super) fn read_chunk(&self, max: usize, wait: Wait<'_>) -> Read<Bytes> {
+        if max == 0 {
+            return Read::some(Bytes::new(), false);
+        }
+        let mut inner = match self.lock().check(wait) {
+            Ok(inner) => inner,
+            Err(nothing) => return nothing,
+        };
+        let taken = inner.split(max);
+        let press = inner.wants_press();
+        let retired = inner.retire();
+        drop(inner);
+        self.put(retired);
+        Read::some(taken, press)
+    }
+
+    /// Shows up to `max` bytes and leaves them queued.
+    pub(super) fn peek(
+        &self,
+        max: usize,
+        wait: Wait<'_>,
+        mut copy: impl FnMut(&[u8]),
+    ) -> Read<usize> {
+        if max == 0 {
+            return Read::some(0, false);
+        }
+        match self.lock().check(wait) {
+            Ok(inner) => Read::some(inner.show(max, &mut copy), false),
+            Err(nothing) => nothing,
+        }
+    }
+
+    /// Whether a reader may try, and what it has come to.
+    pub(super) fn ready(&self) -> Ready {
+        self.lock().readiness()
+    }
+
+    /// Registers in the slot unless a reader may try.
+    pub(super) fn poll_ready(&self, waker: &Waker) -> Ready {
+        let mut inner = self.lock();
+        let ready = inner.readiness();
+        if ready.is_empty() {
+            let displaced = inner.waiters.wait(Wait::InSlot(waker));
+            drop(inner);
+            drop(displaced);
+        }
+        ready
+    }
+
+    /// Registers a future unless the pipe is ready for something in `mask`.
+    pub(super) fn ready_or_register(&self, mask: Ready, key: Key, waker: &Waker) -> Ready {
+        let mut inner = self.lock();
+        let ready = inner.readiness() & mask;
+        if ready.is_empty() {
+            let displaced = inner.waiters.register(key, waker);
+            drop(inner);
+            drop(displaced);
+        }
+        ready
+    }
+
+    pub(super) fn deregister(&self, key: Key) {
+        let removed = self.lock().waiters.remove(key);
+        drop(removed);
+    }
+
+    /// The number of the last event.
+    pub(super) fn tick(&self) -> u32 {
+        self.lock().events
+    }
+
+    /// A reader has found nothing of use, if no event has come since `tick`.
+    pub(super) fn clear_ready_since(&self, tick: u32) {
+        let mut inner = self.lock();
+        if inner.events == tick && !inner.finished && !inner.failed {
+            inner.ready = false;
+        }
+    }
+
+    /// Drops what is queued, and whatever will be pushed. Says whether anything was unread. Nobody
+    /// waits any more: the wakers are those of tasks that gave up.
+    pub(super) fn discard(&self, wakers: &mut Wakes) -> bool {
+        let mut inner = self.lock();
+        inner.discarding = true;
+        inner.waiters.take(wakers);
+        let unread = inner.queued();
+        let mut rope = mem::take(&mut inner.rope);
+        let tail = mem::take(&mut inner.tail);
+        let size = inner.tail_size.take();
+        inner.rope.skip_to(rope.end() + tail.len() as u64);
+        drop(inner);
+        rope.clear();
+        self.put(Retired { rope, tail, size });
+        unread > 0
+    }
+
+    fn put(&self, mut retired: Retired) {
+        let storage = retired.rope.take_storage();
+        if retired.size.is_some() || storage.capacity() > 0 {
+            let mut blocks = self.bell.blocks();
+            blocks.put_storage(storage);
+            if let Some(size) = retired.size {
+                blocks.put(size, retired.tail);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn queued(&self) -> usize {
+        self.rope.len() + self.tail.len()
+    }
+
+    fn free(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.queued())
+    }
+
+    fn wants_press(&self) -> bool {
+        self.ring_when_free != NEVER && self.free() >= self.ring_when_free as usize
+    }
+
+    fn event(&mut self, wakes: &mut Wakes) {
+        self.ready = true;
+        self.events = self.events.wrapping_add(1);
+        self.waiters.take(wakes);
+    }
+
+    fn readiness(&self) -> Ready {
+        Ready::READABLE.when(self.ready)
+            | Ready::READ_CLOSED.when(self.finished || self.failed)
+            | Ready::ERROR.when(self.failed)
+    }
+
+    /// A read has found nothing, or all there was.
+    fn clear_ready(&mut self) {
+        if self.queued() == 0 && !self.finished && !self.failed {
+            self.ready = false;
+        }
+    }
+
+    fn push_chunk(&mut self, bytes: Bytes, bell: &Doorbell) {
+        if !self.rope.has_storage() {
+            self.rope.adopt_storage(bell.blocks().take_storage());
+        }
+        self.rope.push(bytes);
+    }
+
+    /// Makes a chunk of the tail; what is free of its block remains in use.
+    fn close_tail(&mut self, bell: &Doorbell) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.push_chunk(bytes, bell);
+        }
+    }
+
+    /// Copies a small slice behind the tail, in the next block if the tail's is full. A pipe that
+    /// fills takes larger and larger blocks.
+    fn append(&mut self, mut slice: &[u8], bell: &Doorbell) {
+        while !slice.is_empty() {
+            let spare = self.tail.capacity() - self.tail.len();
+            let (fits, rest) = slice.split_at(slice.len().min(spare));
+            self.tail.extend_from_slice(fits);
+            slice = rest;
+            if !slice.is_empty() {
+                self.next_block(slice.len(), bell);
+            }
+        }
+    }
+
+    fn next_block(&mut self, bytes: usize, bell: &Doorbell) {
+        if self.tail.is_empty() && self.tail.try_reclaim(bytes) {
+            return;
+        }
+        self.close_tail(bell);
+        let mut size = Size::for_bytes(bytes);
+        let mut blocks = bell.blocks();
+        if let Some(full) = self.tail_size {
+            size = size.max(full.larger());
+            blocks.put(full, mem::take(&mut self.tail));
+        }
+        self.tail = blocks.take(size);
+        self.tail_size = Some(size);
+    }
+
+    /// Shows up to `max` bytes from the front; says how many there were.
+    fn show(&self, max: usize, copy: &mut impl FnMut(&[u8])) -> usize {
+        let shown = self.rope.for_each(max, &mut *copy);
+        let from_tail = self.tail.len().min(max - shown);
+        if from_tail > 0 {
+            copy(&self.tail[..from_tail]);
+        }
+        shown + from_tail
+    }
+
+    /// Drops bytes from the front.
+    fn skip(&mut self, bytes: usize) {
+        let from_rope = bytes.min(self.rope.len());
+        self.rope.advance_to(self.rope.start() + from_rope as u64);
+        let from_tail = bytes - from_rope;
+        if from_tail > 0 {
+            bytes::Buf::advance(&mut self.tail, from_tail);
+            self.rope.skip(from_tail);
+        }
+    }
+
+    /// Takes a part of up to `max` bytes from the front of what is queued, and it is not empty.
+    fn split(&mut self, max: usize) -> Bytes {
+        self.rope.split_front(max).unwrap_or_else(|| {
+            let bytes = self.tail.split_to(max.min(self.tail.len())).freeze();
+            self.rope.skip(bytes.len());
+            bytes
+        })
+    }
+
+    /// What an empty pipe does not need.
+    fn retire(&mut self) -> Retired {
+        if self.queued() > 0 {
+            return Retired::default();
+        }
+        let mut rope = Rope::new();
+        rope.adopt_storage(self.rope.take_storage());
+        Retired {
+            rope,
+            tail: mem::take(&mut self.tail),
+            size: self.tail_size.take(),
+        }
+    }
+}
+
+/// The first step of every read, under the lock that it goes on with.
+trait Check<'a> {
+    fn check<T>(self, wait: Wait<'_>) -> Result<MutexGuard<'a, Inner>, Read<T>>;
+}
+
+impl<'a> Check<'a> for MutexGuard<'a, Inner> {
+    /// The lock, if something is queued; else what the read comes to, and the reader waits if it
+    /// wants to.
+    fn check<T>(mut self, wait: Wait<'_>) -> Result<Self, Read<T>> {
+        if self.queued() > 0 {
+            return Ok(self);
+        }
+        Err(if self.finished {
+            Read::End // Even if a reset came later, as on Linux.
+        } else if self.failed {
+            Read::Failed
+        } else {
+            self.ready = false;
+            let displaced = self.waiters.wait(wait);
+            drop(self);
+            drop(displaced);
+            Read::Empty
+        })
+    }
+}
+
+impl<T> Read<T> {
+    const fn some(taken: T, press: bool) -> Self {
+        Self::Some { taken, press }
+    }
+}
+
+fn clamp(capacity: usize) -> u32 {
+    u32::try_from(capacity).unwrap_or(NEVER - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(capacity: usize) -> RecvPipe {
+        RecvPipe::new(Doorbell::new(), capacity)
+    }
+
+    fn push(pipe: &RecvPipe, bytes: impl Into<Bytes>) {
+        pipe.push([bytes.into()].into_iter().collect(), &mut Wakes::new());
+    }
+
+    fn read(pipe: &RecvPipe, max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let copy = |piece: &[u8]| bytes.extend_from_slice(piece);
+        let _ = pipe.read(max, false, Wait::Never, copy);
+        bytes
+    }
+
+    fn memory(pipe: &RecvPipe) -> (bool, usize) {
+        let inner = pipe.lock();
+        (inner.rope.has_storage(), inner.tail.capacity())
+    }
+
+    #[test]
+    fn a_large_slice_is_kept_and_a_small_one_pins_nothing() {
+        let pipe = pipe(1 << 20);
+        let large = Bytes::from(vec![1; KEEP_MIN]);
+        let small = Bytes::from(vec![2; KEEP_MIN - 1]);
+        let at = large.as_ptr();
+        push(&pipe, small.clone());
+        push(&pipe, large);
+        push(&pipe, small.clone());
+        assert!(small.is_unique());
+        let chunk = |max| match pipe.read_chunk(max, Wait::Never) {
+            Read::Some { taken, .. } => taken,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(chunk(usize::MAX), small);
+        let first = chunk(10);
+        assert_eq!((first.as_ptr(), first.len()), (at, 10));
+        assert_eq!(chunk(usize::MAX).len(), KEEP_MIN - 10);
+        assert_eq!(chunk(5), small.slice(..5));
+        assert_eq!(chunk(usize::MAX), small.slice(5..));
+        assert_eq!(pipe.consumed(), 3 * KEEP_MIN as u64 - 2);
+    }
+
+    #[test]
+    fn small_slices_take_larger_blocks_as_they_gather_and_an_empty_pipe_none() {
+        let pipe = pipe(1 << 20);
+        assert_eq!(memory(&pipe), (false, 0));
+        for _ in 0..3 {
+            push(&pipe, &b"x"[..]);
+            assert_eq!(memory(&pipe), (false, 512));
+            for _ in 0..512 {
+                push(&pipe, &b"x"[..]);
+            }
+            assert_eq!(memory(&pipe), (true, 4096));
+            push(&pipe, vec![b'x'; 4096]);
+            assert_eq!(memory(&pipe), (true, 65_536));
+            for max in [1, 1000, 5000] {
+                assert!(read(&pipe, max).iter().all(|byte| *byte == b'x'));
+            }
+            assert_eq!((pipe.queued(), memory(&pipe)), (0, (false, 0)));
+        }
+        assert_eq!(pipe.consumed(), 3 * (1 + 512 + 4096));
+    }
+
+    #[test]
+    fn every_split_of_what_is_queued_reads_the_same() {
+        let whole: Vec<u8> = (0..100_000_u32).map(|n| (n / 3) as u8).collect();
+        for max in [1_000, 7_919, 16_384, 16_385, 50_000, 200_000] {
+            let pipe = pipe(1 << 20);
+            let (mut rest, mut size) = (&whole[..], 1);
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(size.min(rest.len()));
+                push(&pipe, piece.to_vec());
+                (rest, size) = (after, size * 3 % 30_011);
+            }
+            let mut peeked = Vec::new();
+            let copy = |piece: &[u8]| peeked.extend_from_slice(piece);
+            pipe.peek(usize::MAX, Wait::Never, copy);
+            assert!(peeked == whole);
+            let mut bytes = Vec::new();
+            while pipe.queued() > 0 {
+                bytes.extend(read(&pipe, max));
+            }
+            assert!(bytes == whole);
+        }
+    }
+
+    #[test]
+    fn the_reader_rings_when_as_much_is_free_as_the_engine_asked_for() {
+        let pipe = pipe(1000);
+        push(&pipe, vec![0; 900]);
+        let press = |max| {
+            let read = pipe.read(max, false, Wait::Never, |_| {});
+            matches!(read, Read::Some { press: true, .. })
+        };
+        assert!(!press(100), "nobody asked");
+        assert!(!pipe.ring_when_free(500));
+        assert!(!press(299));
+        assert!(press(1));
+        assert!(press(1), "until it asks again");
+        assert!(pipe.ring_when_free(501), "there is as much already");
+        assert!(!pipe.ring_when_free(usize::MAX));
+        assert!(!press(499));
+        let look = RecvLook {
+            queued: 0,
+            free: 1000,
+            capacity: 1000,
+            consumed: 900,
+        };
+        assert_eq!(pipe.look(), look);
+    }
+
+    #[test]
+    fn capacity_bounds_the_window_and_not_what_is_queued() {
+        let pipe = pipe(1000);
+        push(&pipe, vec![0; 1200]);
+        assert_eq!((pipe.free(), pipe.queued()), (0, 1200));
+        pipe.set_capacity(1500);
+        assert_eq!((pipe.free(), pipe.capacity()), (300, 1500));
+    }
+
+    #[test]
+    fn what_nobody_will_read_is_dropped() {
+        let pipe = pipe(1000);
+        assert!(!pipe.discard(&mut Wakes::new()));
+        push(&pipe, &b"late"[..]);
+        assert_eq!(pipe.queued(), 0);
+        let pipe = self::pipe(100_000);
+        push(&pipe, &b"small"[..]);
+        push(&pipe, vec![0; KEEP_MIN]);
+        push(&pipe, &b"small"[..]);
+        assert!(pipe.discard(&mut Wakes::new()));
+        assert_eq!((pipe.queued(), memory(&pipe)), (0, (false, 0)));
+    }
+}

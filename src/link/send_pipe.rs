@@ -1,0 +1,650 @@
+//! Bytes from one writer, on their way to the engine.
+
+use std::{
+    collections::VecDeque,
+    io::IoSlice,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Wakes,
+    blocks::Size,
+    doorbell::Doorbell,
+    rope::{Chunk, Rope},
+    waiters::{Key, Ready, Wait, Waiters},
+};
+
+/// A chunk of at least this many bytes is kept as it is; a smaller one is copied.
+const KEEP_MIN: usize = 4 << 10;
+
+/// No more than this is copied under the lock at one time.
+const COPY_MAX: usize = 64 << 10;
+
+/// What is free of a block is given up when it is less than this and the write needs more.
+const REST_MIN: usize = 4 << 10;
+
+/// Bytes from one writer, on their way to the engine.
+///
+/// They are copied once, into blocks that the engine gets slices of. An empty pipe holds no memory.
+#[derive(Debug)]
+pub(crate) struct SendPipe {
+    bell: Arc<Doorbell>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Written and not taken by the engine, but for what is in `tail`.
+    rope: Rope,
+    /// The end of it, in a block that takes more.
+    tail: BytesMut,
+    /// The size of that block, if there is one.
+    tail_size: Option<Size>,
+    waiters: Waiters,
+    capacity: u32,
+    /// Counts events, to tell whether one came between a look and a decision.
+    events: u32,
+    /// Written and not released, taken or not.
+    queued: usize,
+    /// There was enough room, and no write has found none since.
+    ready: bool,
+    connected: bool,
+    shutdown: bool,
+    failed: bool,
+}
+
+/// What a write came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    /// So much of it was taken.
+    Some(usize),
+    /// Nothing can be written any more.
+    Closed,
+    /// No room yet.
+    Full,
+}
+
+/// How far a connection has come that somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    Pending,
+    Connected,
+    Failed,
+}
+
+impl SendPipe {
+    pub(super) fn new(bell: Arc<Doorbell>, capacity: usize) -> Self {
+        let inner = Mutex::new(Inner {
+            rope: Rope::new(),
+            tail: BytesMut::new(),
+            tail_size: None,
+            waiters: Waiters::default(),
+            capacity: clamp(capacity),
+            events: 0,
+            queued: 0,
+            ready: false,
+            connected: false,
+            shutdown: false,
+            failed: false,
+        });
+        Self { bell, inner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [engine] Moves everything written since the last call to the end of `queue`. False if that
+    /// is nothing.
+    ///
+    /// Best called when something can be sent: what waits here lies in one piece, however small the
+    /// writes were.
+    pub(crate) fn take(&self, queue: &mut Rope) -> bool {
+        let mut inner = self.lock();
+        if inner.is_taken() {
+            return false;
+        }
+        queue.push_all(&mut inner.rope);
+        if !inner.tail.is_empty() {
+            queue.push(inner.tail.split().freeze());
+        }
+        true
+    }
+
+    /// [engine] So many bytes were acknowledged. Writers are woken when a third of the capacity is
+    /// free, or the pipe is empty. To be called after the slices were dropped, so that their blocks
+    /// can be used again.
+    pub(crate) fn release(&self, bytes: usize, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        debug_assert!(
+            bytes <= inner.queued || inner.failed,
+            "more was released than written"
+        );
+        inner.queued = inner.queued.saturating_sub(bytes);
+        inner.check_room(wakes);
+        if inner.queued == 0 && inner.is_taken() {
+            let storage = inner.rope.take_storage();
+            let tail = mem::take(&mut inner.tail);
+            let size = inner.tail_size.take();
+            drop(inner);
+            self.put(storage, size, tail);
+        }
+    }
+
+    /// [engine] Bytes that may be queued.
+    pub(crate) fn capacity(&self) -> usize {
+        self.lock().capacity as usize
+    }
+
+    /// [engine] Changes how many bytes may be queued. What is queued already stays.
+    pub(crate) fn set_capacity(&self, capacity: usize, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        inner.capacity = clamp(capacity);
+        inner.check_room(wakes);
+    }
+
+    /// Bytes written and not yet acknowledged, taken or not.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queued
+    }
+
+    /// [engine] Nothing more will be written; what was may still have to be taken.
+    pub(crate) fn shutdown_requested(&self) -> bool {
+        self.lock().shutdown
+    }
+
+    /// [engine] Nothing more will be written, and everything has been taken: the FIN goes behind
+    /// it.
+    pub(crate) fn is_shutdown(&self) -> bool {
+        let inner = self.lock();
+        inner.shutdown && inner.is_taken()
+    }
+
+    /// The connection is open: there is room.
+    pub(super) fn connect(&self, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        inner.connected = true;
+        inner.event(wakes);
+    }
+
+    /// Whether the connection is open; if that is not known yet, registers in the slot.
+    pub(super) fn poll_connected(&self, wait: Wait<'_>) -> Opening {
+        let mut inner = self.lock();
+        if inner.failed {
+            Opening::Failed
+        } else if inner.connected {
+            Opening::Connected
+        } else {
+            let displaced = inner.waiters.wait(wait);
+            drop(inner);
+            drop(displaced);
+            Opening::Pending
+        }
+    }
+
+    /// Nothing more can be written; what was not taken is dropped.
+    pub(super) fn fail(&self, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        if inner.failed {
+            return;
+        }
+        inner.failed = true;
+        inner.event(wakes);
+        inner.queued = 0;
+        let mut rope = mem::take(&mut inner.rope);
+        let tail = mem::take(&mut inner.tail);
+        let size = inner.tail_size.take();
+        drop(inner);
+        rope.clear();
+        self.put(rope.take_storage(), size, tail);
+    }
+
+    fn put(&self, storage: VecDeque<Chunk>, size: Option<Size>, tail: BytesMut) {
+        if size.is_some() || storage.capacity() > 0 {
+            let mut blocks = self.bell.blocks();
+            blocks.put_storage(storage);
+            if let Some(size) = size {
+                blocks.put(size, tail);
+            }
+        }
+    }
+
+    /// Nothing more will be written. Writers that wait are to be told.
+    pub(super) fn shutdown(&self, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        if !inner.shutdown {
+            inner.shutdown = true;
+            inner.event(wakes);
+        }
+    }
+
+    /// Takes as much as there is room for from `bufs`, and calls `press` under no lock whenever
+    /// there is something to see. If `clears`, a write that fills the pipe and has more to write
+    /// counts as one that found no room.
+    pub(super) fn write(
+        &self,
+        bufs: &[IoSlice<'_>],
+        clears: bool,
+        wait: Wait<'_>,
+        press: impl Fn(),
+    ) -> Write {
+        let total = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        let mut source = Source { bufs, at: 0 };
+        let mut written = 0;
+        loop {
+            let (mut inner, room) = match self.check(total == 0, written > 0, wait) {
+                Ok(checked) => checked,
+                Err(_) if written > 0 => return Write::Some(written),
+                Err(nothing) => return nothing,
+            };
+            let n = room.min(total - written).min(COPY_MAX);
+            source.copy(n, |piece, left| inner.append(piece, left, &self.bell));
+            inner.queued += n;
+            written += n;
+            let full = inner.queued >= inner.capacity as usize;
+            if full && clears && written < total {
+                inner.ready = false;
+            }
+            drop(inner);
+            if n > 0 {
+                press();
+            }
+            if full || written == total {
+                return Write::Some(written);
+            }
+        }
+    }
+
+    /// The first step of every write: the lock that it goes on with and the room that there is, or
+    /// what the write comes to if there is none.
+    fn check(
+        &self,
+        nothing: bool,
+        more: bool,
+        wait: Wait<'_>,
+    ) -> Result<(MutexGuard<'_, Inner>, usize), Write> {
+        let mut inner = self.lock();
+        let room = (inner.capacity as usize).saturating_sub(inner.queued);
+        if inner.is_over() {
+            Err(Write::Closed)
+        } else if nothing {
+            Err(Write::Some(0))
+        } else if room > 0 && (inner.ready || more) {
+            Ok((inner, room))
+        } else {
+            inner.ready = false;
+            let displaced = inner.waiters.wait(wait);
+            drop(inner);
+            drop(displaced);
+            Err(Write::Full)
+        }
+    }
+
+    /// Takes a part off the front of `chunk`, without a copy if it is large.
+    pub(super) fn write_chunk(&self, chunk: &mut Bytes, wait: Wait<'_>) -> Write {
+        let (mut inner, room) = match self.check(chunk.is_empty(), false, wait) {
+            Ok(checked) => checked,
+            Err(nothing) => return nothing,
+        };
+        let n = room.min(chunk.len());
+        let part = chunk.split_to(n);
+        inner.queued += n;
+        if n >= KEEP_MIN {
+            inner.close_tail(&self.bell);
+            inner.push_chunk(part, &self.bell);
+        } else {
+            inner.append(&part, n, &self.bell);
+            drop(inner); // The chunk's owner may have code of its own to run.
+            drop(part);
+        }
+        Write::Some(n)
+    }
+
+    /// Whether a writer may try, and what it has come to, without what only both directions
+    /// together tell.
+    pub(super) fn ready(&self) -> Ready {
+        self.lock().readiness()
+    }
+
+    /// Whether this side has said that it writes no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().shutdown
+    }
+
+    /// Whether the connection has failed.
+    pub(super) fn is_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// Registers in the slot unless a writer may try.
+    pub(super) fn poll_ready(&self, waker: &Waker) -> Ready {
+        let mut inner = self.lock();
+        let ready = inner.readiness();
+        if ready.is_empty() {
+            let displaced = inner.waiters.wait(Wait::InSlot(waker));
+            drop(inner);
+            drop(displaced);
+        }
+        ready
+    }
+
+    /// Registers a future unless the pipe is ready for something in `mask`.
+    pub(super) fn ready_or_register(&self, mask: Ready, key: Key, waker: &Waker) -> Ready {
+        let mut inner = self.lock();
+        let ready = inner.readiness() & mask;
+        if ready.is_empty() {
+            let displaced = inner.waiters.register(key, waker);
+            drop(inner);
+            drop(displaced);
+        }
+        ready
+    }
+
+    pub(super) fn deregister(&self, key: Key) {
+        let removed = self.lock().waiters.remove(key);
+        drop(removed);
+    }
+
+    /// The number of the last event.
+    pub(super) fn tick(&self) -> u32 {
+        self.lock().events
+    }
+
+    /// A writer has found nothing of use, if no event has come since `tick`.
+    ///
+    /// Nothing is cleared while there is enough room for a writer to be called for: no event would
+    /// tell of it.
+    pub(super) fn clear_ready_since(&self, tick: u32) {
+        let mut inner = self.lock();
+        if inner.events == tick && !inner.is_over() && !inner.has_room() {
+            inner.ready = false;
+        }
+    }
+}
+
+impl Inner {
+    fn is_taken(&self) -> bool {
+        self.rope.is_empty() && self.tail.is_empty()
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed || self.shutdown
+    }
+
+    /// Whether a writer is worth waking: a wake for each acknowledgement would cost more than it
+    /// moves.
+    fn has_room(&self) -> bool {
+        let capacity = self.capacity as usize;
+        capacity.saturating_sub(self.queued) >= (capacity / 3).max(1)
+    }
+
+    fn check_room(&mut self, wakes: &mut Wakes) {
+        if !self.ready && self.connected && self.has_room() {
+            self.event(wakes);
+        }
+    }
+
+    fn event(&mut self, wakes: &mut Wakes) {
+        self.ready = true;
+        self.events = self.events.wrapping_add(1);
+        self.waiters.take(wakes);
+    }
+
+    fn readiness(&self) -> Ready {
+        Ready::WRITABLE.when(self.ready) | (Ready::WRITE_CLOSED | Ready::ERROR).when(self.failed)
+    }
+
+    fn push_chunk(&mut self, bytes: Bytes, bell: &Doorbell) {
+        if !self.rope.has_storage() {
+            self.rope.adopt_storage(bell.blocks().take_storage());
+        }
+        self.rope.push(bytes);
+    }
+
+    /// Makes a chunk of the tail; what is free of its block remains in use.
+    fn close_tail(&mut self, bell: &Doorbell) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.push_chunk(bytes, bell);
+        }
+    }
+
+    /// Copies a slice behind the tail; `expected` bytes are to come, this slice included.
+    fn append(&mut self, mut slice: &[u8], mut expected: usize, bell: &Doorbell) {
+        while !slice.is_empty() {
+            let spare = self.tail.capacity() - self.tail.len();
+            if spare == 0 || (self.tail.is_empty() && spare < expected.min(REST_MIN)) {
+                self.next_block(expected, bell);
+                continue;
+            }
+            let (fits, rest) = slice.split_at(slice.len().min(spare));
+            self.tail.extend_from_slice(fits);
+            expected -= fits.len();
+            slice = rest;
+        }
+    }
+
+    /// A block with room for `bytes`, or as large as they come.
+    fn next_block(&mut self, bytes: usize, bell: &Doorbell) {
+        let mut size = Size::for_bytes(bytes);
+        if let Some(old) = self.tail_size
+            && size <= old
+            && self.tail.is_empty()
+            && self.tail.try_reclaim(old.bytes())
+        {
+            return;
+        }
+        self.close_tail(bell);
+        let mut blocks = bell.blocks();
+        if let Some(full) = self.tail_size {
+            // Small writes that are not acknowledged yet gather in larger and larger blocks.
+            size = size.max(full.larger());
+            blocks.put(full, mem::take(&mut self.tail));
+        }
+        self.tail = blocks.take(size);
+        self.tail_size = Some(size);
+    }
+}
+
+/// Reads slices one after another.
+struct Source<'a> {
+    bufs: &'a [IoSlice<'a>],
+    /// Bytes of the first slice that were read.
+    at: usize,
+}
+
+impl Source<'_> {
+    /// Gives the next `n` bytes to `copy`, piece by piece, with how many there still are.
+    fn copy(&mut self, n: usize, mut copy: impl FnMut(&[u8], usize)) {
+        let mut left = n;
+        while left > 0
+            && let Some((first, rest)) = self.bufs.split_first()
+        {
+            let piece = &first[self.at..];
+            let piece = &piece[..piece.len().min(left)];
+            copy(piece, left);
+            left -= piece.len();
+            self.at += piece.len();
+            if self.at == first.len() {
+                (self.bufs, self.at) = (rest, 0);
+            }
+        }
+    }
+}
+
+fn clamp(capacity: usize) -> u32 {
+    u32::try_from(capacity.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(capacity: usize) -> SendPipe {
+        let pipe = SendPipe::new(Doorbell::new(), capacity);
+        pipe.connect(&mut Wakes::new());
+        pipe
+    }
+
+    fn write(pipe: &SendPipe, bytes: &[u8]) -> Write {
+        let wait = Wait::InSlot(Waker::noop());
+        pipe.write(&[IoSlice::new(bytes)], false, wait, || {})
+    }
+
+    fn release(pipe: &SendPipe, bytes: usize) -> usize {
+        let mut wakes = Wakes::new();
+        pipe.release(bytes, &mut wakes);
+        wakes.len()
+    }
+
+    fn take(pipe: &SendPipe) -> Vec<Bytes> {
+        let mut queue = Rope::new();
+        pipe.take(&mut queue);
+        std::iter::from_fn(|| queue.pop_front()).collect()
+    }
+
+    fn memory(pipe: &SendPipe) -> (bool, usize) {
+        let inner = pipe.lock();
+        (inner.rope.has_storage(), inner.tail.capacity())
+    }
+
+    #[test]
+    fn what_was_written_since_is_taken_in_one_piece() {
+        let pipe = pipe(1000);
+        assert!(!pipe.take(&mut Rope::new()));
+        write(&pipe, b"ab");
+        write(&pipe, b"cd");
+        assert_eq!(take(&pipe), ["abcd"]);
+        write(&pipe, b"e");
+        assert_eq!(take(&pipe), ["e"]);
+        assert_eq!(pipe.queued(), 5);
+    }
+
+    #[test]
+    fn a_writer_is_woken_when_a_third_is_free_and_not_before() {
+        let pipe = pipe(900);
+        assert_eq!(write(&pipe, &[0; 1000]), Write::Some(900));
+        assert_eq!(write(&pipe, b"x"), Write::Full);
+        take(&pipe);
+        assert_eq!(release(&pipe, 299), 0);
+        assert_eq!(write(&pipe, b"x"), Write::Full, "too little to begin again");
+        assert_eq!(release(&pipe, 1), 1);
+        assert_eq!(write(&pipe, &[0; 1000]), Write::Some(300));
+        assert_eq!(write(&pipe, b"x"), Write::Full);
+        let mut wakes = Wakes::new();
+        pipe.set_capacity(1350, &mut wakes);
+        assert_eq!((wakes.len(), pipe.capacity()), (1, 1350));
+        assert_eq!(write(&pipe, b"x"), Write::Some(1));
+    }
+
+    #[test]
+    fn the_least_capacity_still_moves_bytes() {
+        let pipe = pipe(0);
+        for _ in 0..3 {
+            assert_eq!(write(&pipe, b"xy"), Write::Some(1));
+            assert_eq!(write(&pipe, b"y"), Write::Full);
+            pipe.clear_ready_since(pipe.tick());
+            assert!(pipe.ready().is_empty());
+            assert_eq!(take(&pipe).len(), 1);
+            assert_eq!(release(&pipe, 1), 1);
+        }
+    }
+
+    #[test]
+    fn bulk_fills_blocks_that_are_used_again() {
+        let pipe = pipe(1 << 20);
+        let mut seen = Vec::new();
+        for round in 0..8_u8 {
+            assert_eq!(write(&pipe, &[round; 200_000]), Write::Some(200_000));
+            let pieces = take(&pipe);
+            let sizes: Vec<_> = pieces.iter().map(Bytes::len).collect();
+            assert_eq!(sizes, [65_536, 65_536, 65_536, 200_000 - 3 * 65_536]);
+            assert!(pieces.iter().flatten().all(|byte| *byte == round));
+            seen.extend(pieces.iter().map(|piece| piece.as_ptr()));
+            drop(pieces);
+            release(&pipe, 200_000);
+            assert_eq!((pipe.queued(), memory(&pipe)), (0, (false, 0)));
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() <= 5, "{}", seen.len());
+    }
+
+    #[test]
+    fn a_small_write_takes_a_small_block() {
+        let pipe = pipe(1 << 20);
+        write(&pipe, &[0; 100]);
+        assert_eq!(memory(&pipe).1, 512);
+        write(&pipe, &[0; 500]);
+        assert_eq!(memory(&pipe).1, 4096);
+        let pieces = take(&pipe);
+        assert_eq!(pieces.concat().len(), 600);
+        drop(pieces);
+        release(&pipe, 600);
+        assert_eq!(memory(&pipe), (false, 0));
+        write(&pipe, &[0; 5000]);
+        assert_eq!(memory(&pipe).1, 65_536);
+    }
+
+    #[test]
+    fn a_large_chunk_is_passed_on_and_a_small_one_copied() {
+        let pipe = pipe(10_000);
+        let mut chunk = Bytes::from(vec![1; 12_000]);
+        let at = chunk.as_ptr();
+        write(&pipe, b"before");
+        let written = pipe.write_chunk(&mut chunk, Wait::Never);
+        assert_eq!((written, chunk.len()), (Write::Some(9_994), 2_006));
+        assert_eq!(pipe.write_chunk(&mut chunk, Wait::Never), Write::Full);
+        let pieces = take(&pipe);
+        assert_eq!((&pieces[0][..], pieces[1].as_ptr()), (&b"before"[..], at));
+        drop(pieces);
+        release(&pipe, 10_000);
+        let rest = chunk.as_ptr();
+        let written = pipe.write_chunk(&mut chunk, Wait::Never);
+        assert_eq!((written, chunk.len()), (Write::Some(2_006), 0));
+        assert_ne!(take(&pipe)[0].as_ptr(), rest);
+    }
+
+    #[test]
+    fn the_fin_goes_behind_what_was_taken() {
+        let pipe = pipe(1000);
+        write(&pipe, b"last");
+        pipe.shutdown(&mut Wakes::new());
+        assert!(!pipe.is_shutdown(), "not everything was taken");
+        assert_eq!(take(&pipe), ["last"]);
+        assert!(pipe.is_shutdown());
+        assert_eq!(write(&pipe, b"x"), Write::Closed);
+    }
+
+    #[test]
+    fn a_writer_that_waits_is_told_of_the_end() {
+        for shutdown in [true, false] {
+            let (pipe, mut wakes) = (pipe(10), Wakes::new());
+            write(&pipe, &[0; 10]);
+            assert_eq!(write(&pipe, b"x"), Write::Full);
+            match shutdown {
+                true => pipe.shutdown(&mut wakes),
+                false => pipe.fail(&mut wakes),
+            }
+            assert_eq!(wakes.len(), 1);
+            assert_eq!(write(&pipe, b"x"), Write::Closed);
+            assert_eq!(pipe.queued(), if shutdown { 10 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn a_long_write_presses_for_every_part() {
+        let pipe = pipe(200_000);
+        let presses = std::cell::Cell::new(0);
+        let data = [0; 50_000];
+        let bufs = [IoSlice::new(&data); 5];
+        let press = || presses.set(presses.get() + 1);
+        let written = pipe.write(&bufs, true, Wait::Never, press);
+        assert_eq!((written, presses.get()), (Write::Some(200_000), 4));
+        assert!(pipe.ready().is_empty(), "it filled the pipe");
+    }
+}
