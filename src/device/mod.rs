@@ -1,12 +1,34 @@
 //! Where packets come from and go to.
 
+pub mod capture;
+pub mod channel;
+mod headers;
+pub mod io;
+pub mod link;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub mod netns;
+mod offload;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod rtnetlink;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod tun;
+
 use std::{
     collections::VecDeque,
-    io,
     task::{Context, Poll},
 };
 
 use crate::packet::Packet;
+
+pub use self::{
+    capture::Capture,
+    channel::{Channel, channel, pair},
+    io::Io,
+    link::Link,
+    offload::Offload,
+};
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use self::tun::{Tun, TunBuilder};
 
 /// What a device can do by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +59,7 @@ pub trait Device: Send + 'static {
         cx: &mut Context<'_>,
         packets: &mut Vec<Packet>,
         max: usize,
-    ) -> Poll<io::Result<usize>>;
+    ) -> Poll<std::io::Result<usize>>;
 
     /// Sends from the front of `packets` until it is empty (`Ready`) or the device takes no more
     /// for now (`Pending`, the rest stays in the queue).
@@ -48,7 +70,7 @@ pub trait Device: Send + 'static {
         &mut self,
         cx: &mut Context<'_>,
         packets: &mut VecDeque<Packet>,
-    ) -> Poll<io::Result<()>>;
+    ) -> Poll<std::io::Result<()>>;
 
     /// Packets that the device has refused or thrown away so far.
     fn drops(&self) -> u64 {

@@ -1,0 +1,858 @@
+//! Does in front of a device what it cannot do by itself: checksums, late splitting, early merging.
+
+use std::{
+    collections::VecDeque,
+    io, mem,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+
+use super::{
+    Capabilities, Device,
+    headers::{
+        ACK, CWR, ECE, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, fold, get_u16,
+        get_u32, put_u16, slices, sum, sum_slices,
+    },
+};
+use crate::{
+    packet::{Checksum, HEAD_MAX, Meta, PACKET_MAX, Packet},
+    pool::Pool,
+};
+
+/// Memory is taken in blocks of this size: the largest packet, and some small ones.
+const BLOCK: usize = (64 + 4) << 10;
+
+/// Blocks kept for use again. More are in flight only when packets lie in queues.
+const BLOCKS_MAX: usize = 64;
+
+/// Segments made from super-packets before the device is offered them.
+const AHEAD: usize = 64;
+
+/// Flows that are merged at one time; the next one closes the oldest.
+const FLOWS_MAX: usize = 8;
+
+/// A device with checksum and segmentation offload, whatever the one inside can do.
+///
+/// What the device can do is passed through. Where it cannot take super-packets, they are split
+/// here, at the last moment, and consecutive segments of one flow that it delivers in one batch are
+/// merged into super-packets, as Linux's GSO and GRO do. So everything above works on units of up
+/// to 64 KiB over any device.
+#[derive(Debug)]
+pub struct Offload<D> {
+    device: D,
+    /// Segments of super-packets on their way to the device; empty between two polls.
+    segments: VecDeque<Packet>,
+    buffer: Buffer,
+    merger: Merger,
+    drops: u64,
+}
+
+impl<D: Device> Offload<D> {
+    /// Wraps `device`.
+    pub fn new(device: D) -> Self {
+        Self {
+            device,
+            segments: VecDeque::new(),
+            buffer: Buffer::new(),
+            merger: Merger::default(),
+            drops: 0,
+        }
+    }
+
+    /// Moves packets from the front of `packets` to the queue in front of the device, until that
+    /// is long enough for one poll.
+    fn prepare(&mut self, packets: &mut VecDeque<Packet>, capabilities: &Capabilities) {
+        while self.segments.len() < AHEAD
+            && let Some(mut packet) = packets.pop_front()
+        {
+            let takes_whole = capabilities
+                .segmentation_offload
+                .is_some_and(|max| packet.len() <= max);
+            let done = if packet.meta.gso_size > 0 && !takes_whole {
+                self.buffer.split(&packet, &mut self.segments)
+            } else {
+                let done = capabilities.checksum_offload
+                    || packet.meta.checksum != Checksum::Partial
+                    || self.buffer.fill_checksum(&mut packet);
+                if done {
+                    self.segments.push_back(packet);
+                }
+                done
+            };
+            self.drops += u64::from(!done);
+        }
+    }
+}
+
+impl<D: Device> Device for Offload<D> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            checksum_offload: true,
+            segmentation_offload: Some(PACKET_MAX),
+            ..self.device.capabilities()
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut Vec<Packet>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        let start = packets.len();
+        let received = ready!(self.device.poll_recv(cx, packets, max))?;
+        if received < 2 || self.device.capabilities().segmentation_offload.is_some() {
+            return Poll::Ready(Ok(received));
+        }
+        self.merger.merge(packets, start, &mut self.buffer);
+        Poll::Ready(Ok(packets.len() - start))
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>> {
+        let capabilities = self.device.capabilities();
+        if capabilities.checksum_offload && capabilities.segmentation_offload >= Some(PACKET_MAX) {
+            return self.device.poll_send(cx, packets);
+        }
+        while !packets.is_empty() {
+            self.prepare(packets, &capabilities);
+            let sent = self.device.poll_send(cx, &mut self.segments);
+            if !matches!(sent, Poll::Ready(Ok(()))) {
+                // The caller's queue holds whatever was not sent, as for any other device.
+                while let Some(packet) = self.segments.pop_back() {
+                    packets.push_front(packet);
+                }
+                return sent;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn drops(&self) -> u64 {
+        self.drops + self.device.drops()
+    }
+}
+
+/// Where packets are written: the current block, and the pool it is from.
+#[derive(Debug)]
+struct Buffer {
+    pool: Pool,
+    block: BytesMut,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        let mut pool = Pool::new(BLOCK, BLOCKS_MAX);
+        let block = pool.take();
+        Self { pool, block }
+    }
+
+    /// Makes room for `len` contiguous bytes at the end of the block.
+    fn reserve(&mut self, len: usize) {
+        if self.block.capacity() - self.block.len() < len {
+            let used = mem::replace(&mut self.block, self.pool.take());
+            self.pool.put(used);
+        }
+    }
+
+    /// The packet that was written since the last call.
+    fn finish(&mut self, meta: Meta) -> Packet {
+        Packet::received(self.block.split().freeze(), meta)
+    }
+
+    /// Splits the super-packet `packet` into the segments that it stands for. False if its headers
+    /// make no sense.
+    fn split(&mut self, packet: &Packet, segments: &mut VecDeque<Packet>) -> bool {
+        let Some(tcp) = Tcp::of(packet).filter(|tcp| tcp.header_len <= HEAD_MAX) else {
+            return false;
+        };
+        let Tcp { ip, header_len } = tcp;
+        let mut template = [0; HEAD_MAX];
+        let template = &mut template[..header_len];
+        template.copy_from_slice(&packet.first()[..header_len]);
+        let at = ip.header_len;
+        let flags = template[at + 13];
+        let seq = get_u32(template, at + 4);
+        let id = get_u16(template, 4);
+        let gso_size = usize::from(packet.meta.gso_size);
+        let payload_len = tcp.payload_len();
+        let mut payload = slices(packet, header_len, ip.total_len);
+        let mut rest: &[u8] = &[];
+
+        for (index, start) in (0..payload_len.max(1)).step_by(gso_size).enumerate() {
+            let len = gso_size.min(payload_len - start);
+            let is_last = start + len == payload_len;
+            let mut cleared = if is_last { 0 } else { FIN | PSH };
+            if index > 0 {
+                cleared |= CWR;
+            }
+            template[at + 13] = flags & !cleared;
+            template[at + 4..at + 8].copy_from_slice(&seq.wrapping_add(start as u32).to_be_bytes());
+            if !ip.v6 {
+                put_u16(template, 4, id.wrapping_add(index as u16));
+            }
+            template[at + TCP_CHECKSUM..at + TCP_CHECKSUM + 2].fill(0);
+            ip.set_total_len(template, header_len + len);
+
+            self.reserve(header_len + len);
+            self.block.extend_from_slice(template);
+            let mut missing = len;
+            while missing > 0 {
+                if rest.is_empty() {
+                    rest = payload.next().expect("the lengths were checked");
+                }
+                let (now, later) = rest.split_at(missing.min(rest.len()));
+                self.block.extend_from_slice(now);
+                missing -= now.len();
+                rest = later;
+            }
+            // The copy has just brought all of it into the nearest cache.
+            let segment = &mut self.block[..];
+            let total =
+                ip.pseudo_sum(template, segment.len() - at) + u64::from(fold(sum(&segment[at..])));
+            segment[at + TCP_CHECKSUM..at + TCP_CHECKSUM + 2]
+                .copy_from_slice(&(!fold(total)).to_ne_bytes());
+            segments.push_back(self.finish(Meta::default()));
+        }
+        true
+    }
+
+    /// Adds the rest of a checksum of which only the pseudo-header is there. False if it is not
+    /// known where.
+    fn fill_checksum(&mut self, packet: &mut Packet) -> bool {
+        let Some(ip) = Ip::parse(packet.first(), packet.len()) else {
+            return false;
+        };
+        let offset = match ip.protocol {
+            TCP => TCP_CHECKSUM,
+            UDP => UDP_CHECKSUM,
+            _ => return false,
+        };
+        let at = ip.header_len + offset;
+        if at + 2 > ip.total_len {
+            return false;
+        }
+        let total = sum_slices(slices(packet, ip.header_len, ip.total_len));
+        let checksum = match !fold(total) {
+            0 if ip.protocol == UDP => 0xffff, // Zero would mean that there is none.
+            checksum => checksum,
+        }
+        .to_ne_bytes();
+        if let Some(field) = packet.head_mut().get_mut(at..at + 2) {
+            field.copy_from_slice(&checksum);
+        } else {
+            self.reserve(ip.total_len);
+            slices(packet, 0, ip.total_len).for_each(|slice| self.block.extend_from_slice(slice));
+            self.block[at..at + 2].copy_from_slice(&checksum);
+            *packet = self.finish(packet.meta);
+        }
+        packet.meta.checksum = Checksum::Complete;
+        true
+    }
+}
+
+/// Merges consecutive segments of one flow within a batch.
+#[derive(Debug, Default)]
+struct Merger {
+    /// Flows that the next segment may continue.
+    open: VecDeque<Run>,
+    /// Runs of more than one segment that nothing can continue.
+    closed: Vec<Run>,
+    /// One for each packet of the batch.
+    links: Vec<Link>,
+}
+
+/// A packet's place in a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    /// The packet that continues it.
+    next: Option<usize>,
+    /// It continues another one and is no packet of its own any more.
+    merged: bool,
+}
+
+/// Segments that follow each other and differ in nothing that matters.
+#[derive(Debug)]
+struct Run {
+    flow: [u8; 36],
+    first: usize,
+    last: usize,
+    tcp: Tcp,
+    gso_size: usize,
+    total_len: usize,
+    next_seq: u32,
+}
+
+impl Merger {
+    /// Merges what it can of `packets[start..]`. Packets of one flow stay in their order.
+    fn merge(&mut self, packets: &mut Vec<Packet>, start: usize, buffer: &mut Buffer) {
+        self.links.clear();
+        self.links.resize(packets.len(), Link::default());
+        for index in start..packets.len() {
+            if let Some(tcp) = Tcp::of(&packets[index]) {
+                self.add(packets, index, tcp);
+            }
+        }
+        while !self.open.is_empty() {
+            self.close(0);
+        }
+        if self.closed.is_empty() {
+            return;
+        }
+        for run in self.closed.drain(..) {
+            packets[run.first] = build(&run, packets, &self.links, buffer);
+        }
+        let mut links = self.links.iter();
+        packets.retain(|_| links.next().is_none_or(|link| !link.merged));
+    }
+
+    /// Lets a segment continue the run of its flow, or begin one, or end it.
+    fn add(&mut self, packets: &mut [Packet], index: usize, tcp: Tcp) {
+        let flow = flow_of(packets[index].first(), tcp.ip);
+        let at = self.open.iter().position(|run| run.flow == flow);
+        if !is_mergeable(&mut packets[index], tcp) {
+            if let Some(at) = at {
+                self.close(at);
+            }
+            return;
+        }
+        let header = &packets[index].first()[..tcp.header_len];
+        let flags = header[tcp.ip.header_len + 13];
+        let len = tcp.payload_len();
+        let seq = get_u32(header, tcp.ip.header_len + 4);
+        let mut ends = flags & (FIN | PSH) != 0;
+        if let Some(at) = at {
+            let run = &mut self.open[at];
+            let continues = run.next_seq == seq
+                && len <= run.gso_size
+                && run.total_len + len <= PACKET_MAX
+                && flags & CWR == 0
+                && is_alike(packets[run.first].first(), header, tcp);
+            if continues {
+                self.links[run.last].next = Some(index);
+                self.links[index].merged = true;
+                run.last = index;
+                run.total_len += len;
+                run.next_seq = seq.wrapping_add(len as u32);
+                ends |= len < run.gso_size;
+            }
+            if ends || !continues {
+                self.close(at);
+            }
+            if continues {
+                return;
+            }
+        }
+        if ends {
+            return;
+        }
+        if self.open.len() == FLOWS_MAX {
+            self.close(0);
+        }
+        self.open.push_back(Run {
+            flow,
+            first: index,
+            last: index,
+            tcp,
+            gso_size: len,
+            total_len: tcp.ip.total_len,
+            next_seq: seq.wrapping_add(len as u32),
+        });
+    }
+
+    fn close(&mut self, at: usize) {
+        if let Some(run) = self.open.remove(at)
+            && run.first != run.last
+        {
+            self.closed.push(run);
+        }
+    }
+}
+
+/// Addresses and ports, as they stand in the packet.
+fn flow_of(header: &[u8], ip: Ip) -> [u8; 36] {
+    let mut flow = [0; 36];
+    if ip.v6 {
+        flow[..32].copy_from_slice(&header[8..40]);
+    } else {
+        flow[..8].copy_from_slice(&header[12..20]);
+    }
+    flow[32..].copy_from_slice(&header[ip.header_len..ip.header_len + 4]);
+    flow
+}
+
+/// Whether a packet may be part of a run at all: plain data, and undamaged.
+fn is_mergeable(packet: &mut Packet, tcp: Tcp) -> bool {
+    let header = packet.first();
+    let at = tcp.ip.header_len;
+    let flags = header[at + 13];
+    let plain = packet.meta.gso_size == 0
+        && tcp.payload_len() > 0
+        && flags & ACK != 0
+        && flags & !(ACK | PSH | FIN | ECE | CWR) == 0
+        && (tcp.ip.v6 || at == 20);
+    if !plain || (!tcp.ip.v6 && fold(sum(&header[..20])) != 0xffff) {
+        return false;
+    }
+    if packet.meta.checksum == Checksum::Complete {
+        let total = tcp.ip.pseudo_sum(header, tcp.ip.total_len - at)
+            + sum_slices(slices(packet, at, tcp.ip.total_len));
+        if fold(total) != 0xffff {
+            return false;
+        }
+        packet.meta.checksum = Checksum::Verified;
+    }
+    true
+}
+
+/// Whether the headers of two segments of one flow are the same but for lengths, sequence number,
+/// checksums, IPv4 ID, and the flags that may differ within a super-packet.
+fn is_alike(a: &[u8], b: &[u8], tcp: Tcp) -> bool {
+    let at = tcp.ip.header_len;
+    let flags = !(CWR | FIN | PSH);
+    let ip_alike = if tcp.ip.v6 {
+        a[..4] == b[..4] && a[7] == b[7] // Version, traffic class, flow label; hop limit.
+    } else {
+        a[..2] == b[..2] && a[6..9] == b[6..9] // Version, length, TOS; fragmentation, TTL.
+    };
+    ip_alike
+        && a[at + 8..at + 13] == b[at + 8..at + 13] // Acknowledgement, data offset.
+        && a[at + 13] & flags == b[at + 13] & flags
+        && a[at + 14..at + 16] == b[at + 14..at + 16] // Window.
+        && a.get(at + 20..tcp.header_len) == b.get(at + 20..tcp.header_len) // Options.
+}
+
+/// The super-packet that a run is, with the headers of its first segment.
+fn build(run: &Run, packets: &[Packet], links: &[Link], buffer: &mut Buffer) -> Packet {
+    let Tcp { ip, header_len } = run.tcp;
+    buffer.reserve(run.total_len);
+    let mut index = run.first;
+    let (mut from, mut to) = (0, ip.total_len);
+    loop {
+        slices(&packets[index], from, to).for_each(|slice| buffer.block.extend_from_slice(slice));
+        let Some(next) = links[index].next else {
+            break;
+        };
+        index = next;
+        from = header_len;
+        to = Tcp::of(&packets[index]).map_or(from, |tcp| tcp.ip.total_len);
+    }
+    let flags = packets[run.last].first()[ip.header_len + 13];
+    let header = &mut buffer.block[..header_len];
+    header[ip.header_len + 13] |= flags & (FIN | PSH);
+    ip.set_total_len(header, run.total_len);
+    buffer.finish(Meta {
+        checksum: Checksum::Verified,
+        gso_size: run.gso_size as u16,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, task::Waker};
+
+    use bytes::Bytes;
+    use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+
+    use super::*;
+
+    const MTU: usize = 1500;
+
+    /// A device that can do nothing, and takes `room` packets before it is full.
+    #[derive(Default)]
+    struct Plain {
+        sent: VecDeque<Packet>,
+        to_deliver: VecDeque<Packet>,
+        room: usize,
+    }
+
+    impl Device for Plain {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                mtu: MTU,
+                checksum_offload: false,
+                segmentation_offload: None,
+            }
+        }
+
+        fn poll_recv(
+            &mut self,
+            _: &mut Context<'_>,
+            packets: &mut Vec<Packet>,
+            max: usize,
+        ) -> Poll<io::Result<usize>> {
+            let count = self.to_deliver.len().min(max);
+            packets.extend(self.to_deliver.drain(..count));
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_send(
+            &mut self,
+            _: &mut Context<'_>,
+            packets: &mut VecDeque<Packet>,
+        ) -> Poll<io::Result<()>> {
+            while let Some(packet) = packets.pop_front() {
+                if self.sent.len() == self.room {
+                    packets.push_front(packet);
+                    return Poll::Pending;
+                }
+                self.sent.push_back(packet);
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn split(packets: impl IntoIterator<Item = Packet>, rng: &mut StdRng) -> Vec<Packet> {
+        let mut offload = Offload::new(Plain::default());
+        let mut packets = VecDeque::from_iter(packets);
+        let cx = &mut Context::from_waker(Waker::noop());
+        loop {
+            offload.device.room = offload.device.sent.len() + rng.random_range(1..100);
+            match offload.poll_send(cx, &mut packets) {
+                Poll::Ready(result) => break result.unwrap(),
+                Poll::Pending => assert!(!packets.is_empty()),
+            }
+        }
+        assert_eq!(offload.drops(), 0);
+        offload.device.sent.into()
+    }
+
+    fn merge(packets: impl IntoIterator<Item = Packet>) -> Vec<Packet> {
+        let mut offload = Offload::new(Plain::default());
+        offload.device.to_deliver.extend(packets);
+        let mut merged = Vec::new();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let result = offload.poll_recv(cx, &mut merged, usize::MAX);
+        assert!(matches!(result, Poll::Ready(Ok(count)) if count == merged.len()));
+        merged
+    }
+
+    /// What a test says of a segment; all else is as in any other.
+    #[derive(Clone, Copy)]
+    struct Spec {
+        v6: bool,
+        port: u16,
+        id: u16,
+        seq: u32,
+        flags: u8,
+        gso_size: usize,
+    }
+
+    impl Default for Spec {
+        fn default() -> Self {
+            Self {
+                v6: false,
+                port: 80,
+                id: 1,
+                seq: 0,
+                flags: ACK,
+                gso_size: 0,
+            }
+        }
+    }
+
+    /// A packet as the engine makes it: headers with the sum over the pseudo-header, and slices.
+    fn packet(spec: Spec, payload: &[u8], rng: &mut StdRng) -> Packet {
+        let at = if spec.v6 { 40 } else { 20 };
+        let mut head = vec![0; at + 32];
+        if spec.v6 {
+            head[0] = 0x60;
+            head[6] = TCP;
+            head[7] = 64;
+            head[8..40].fill(7);
+        } else {
+            head[0] = 0x45;
+            put_u16(&mut head, 4, spec.id);
+            head[6] = 0x40;
+            head[8] = 64;
+            head[9] = TCP;
+            head[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        put_u16(&mut head, at, spec.port);
+        head[at + 4..at + 8].copy_from_slice(&spec.seq.to_be_bytes());
+        head[at + 12] = 0x80;
+        head[at + 13] = spec.flags;
+        head[at + 20..].copy_from_slice(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let total_len = head.len() + payload.len();
+        let ip = Ip {
+            v6: spec.v6,
+            protocol: TCP,
+            header_len: at,
+            total_len,
+        };
+        ip.set_total_len(&mut head, total_len);
+        let pseudo = fold(ip.pseudo_sum(&head, total_len - at));
+        head[at + 16..at + 18].copy_from_slice(&pseudo.to_ne_bytes());
+        let meta = Meta {
+            checksum: Checksum::Partial,
+            gso_size: spec.gso_size as u16,
+        };
+        let mut packet = Packet::with_head(&head, meta);
+        let mut rest = Bytes::copy_from_slice(payload);
+        while !rest.is_empty() {
+            let len = rng.random_range(1..=rest.len().min(30_000));
+            packet.body.push(rest.split_to(len));
+        }
+        packet
+    }
+
+    /// The sum of RFC 1071 as it says it.
+    fn is_zero_sum(bytes: &[u8]) -> bool {
+        let mut total = bytes
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+            .sum::<u32>();
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total == 0xffff
+    }
+
+    fn assert_valid(bytes: &[u8]) {
+        let (at, addresses) = if bytes[0] >> 4 == 4 {
+            assert!(is_zero_sum(&bytes[..20]));
+            assert_eq!(usize::from(get_u16(bytes, 2)), bytes.len());
+            (20, &bytes[12..20])
+        } else {
+            assert_eq!(usize::from(get_u16(bytes, 4)) + 40, bytes.len());
+            (40, &bytes[8..40])
+        };
+        let len = (bytes.len() - at) as u16;
+        let pseudo = [addresses, &[0, TCP], &len.to_be_bytes(), &bytes[at..]].concat();
+        assert!(is_zero_sum(&pseudo));
+    }
+
+    fn random_payload(len: usize, rng: &mut StdRng) -> Vec<u8> {
+        let mut payload = vec![0; len];
+        rng.fill_bytes(&mut payload);
+        payload
+    }
+
+    #[test]
+    fn super_packets_survive_splitting_and_merging() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for round in 0..200 {
+            let len = rng.random_range(1..=65_535 - 72);
+            let payload = random_payload(len, rng);
+            let gso_size = rng.random_range(200..=1428);
+            let spec = Spec {
+                v6: round % 2 == 0,
+                id: rng.random(),
+                seq: rng.random(),
+                flags: ACK | [0, PSH, FIN, CWR | PSH][rng.random_range(0..4)],
+                gso_size,
+                ..Spec::default()
+            };
+            let whole = packet(spec, &payload, rng);
+            let headers = whole.head().to_vec();
+            let segments = split([whole], rng);
+            assert_eq!(segments.len(), len.div_ceil(gso_size));
+            for (index, segment) in segments.iter().enumerate() {
+                let bytes = segment.first();
+                assert!(bytes.len() <= MTU && segment.meta == Meta::default());
+                assert_valid(bytes);
+                let flags = bytes[if spec.v6 { 53 } else { 33 }];
+                let is_last = index + 1 == segments.len();
+                assert_eq!(flags & CWR != 0, spec.flags & CWR != 0 && index == 0);
+                assert_eq!(
+                    flags & (PSH | FIN),
+                    spec.flags & if is_last { PSH | FIN } else { 0 }
+                );
+            }
+            let merged = merge(segments);
+            assert_eq!(merged.len(), 1);
+            let bytes = merged[0].first();
+            assert_eq!(bytes[headers.len()..], payload);
+            let at = if spec.v6 { 40 } else { 20 };
+            assert_eq!(bytes[..at + 16], headers[..at + 16]);
+            if len > gso_size {
+                assert_eq!(usize::from(merged[0].meta.gso_size), gso_size);
+                assert_eq!(merged[0].meta.checksum, Checksum::Verified);
+            }
+        }
+    }
+
+    #[test]
+    fn merging_keeps_every_segment_and_the_order_within_a_flow() {
+        let rng = &mut StdRng::seed_from_u64(2);
+        let by_flow = |packets: &[Packet]| {
+            let mut flows = HashMap::<_, Vec<_>>::new();
+            for packet in packets {
+                let mut bytes = packet.to_vec();
+                let tcp = Tcp::of(packet).unwrap();
+                if !tcp.ip.v6 {
+                    bytes[4..6].fill(0); // IPv4 IDs are made up anew.
+                    bytes[10..12].fill(0);
+                }
+                flows
+                    .entry(flow_of(&bytes, tcp.ip))
+                    .or_default()
+                    .push(bytes);
+            }
+            flows
+        };
+        let mut merges = 0;
+        for _ in 0..200 {
+            let mut next_seq = [0_u32; 12];
+            let mut packets = Vec::new();
+            for _ in 0..rng.random_range(1..120) {
+                let flow = rng.random_range(0..12).min(rng.random_range(0..12));
+                let len = [0, 1, 99, 100, 100, 100, 100, 100, 101][rng.random_range(0..9)];
+                let flags = match rng.random_range(0..20) {
+                    0 => PSH,
+                    1 => FIN,
+                    2 => 0x04,
+                    3 => 0x20,
+                    4 => 0x02,
+                    5 => CWR,
+                    6 => ECE,
+                    _ => 0,
+                };
+                let spec = Spec {
+                    v6: flow % 2 == 0,
+                    port: flow as u16,
+                    seq: next_seq[flow],
+                    flags: ACK | flags,
+                    ..Spec::default()
+                };
+                if rng.random_bool(0.9) {
+                    next_seq[flow] += len as u32;
+                }
+                let payload = random_payload(len, rng);
+                let mut packet = packet(spec, &payload, rng);
+                if rng.random_bool(0.9) {
+                    packet = split([packet], rng).remove(0);
+                }
+                packets.push(packet);
+            }
+            if rng.random_bool(0.1) {
+                packets.shuffle(rng);
+            }
+            let merged = merge(packets.clone());
+            merges += packets.len() - merged.len();
+            let mut whole = packets;
+            whole.iter_mut().for_each(|packet| {
+                *packet = split([packet.clone()], &mut StdRng::seed_from_u64(0)).remove(0);
+            });
+            assert_eq!(by_flow(&split(merged, rng)), by_flow(&whole));
+        }
+        assert!(merges > 1000, "{merges}");
+    }
+
+    #[test]
+    fn what_differs_or_is_damaged_is_not_merged() {
+        let rng = &mut StdRng::seed_from_u64(3);
+        let pair = |change: &dyn Fn(&mut [u8]), fix: bool| {
+            let mut rng = StdRng::seed_from_u64(4);
+            let spec = |seq| Spec {
+                seq,
+                ..Spec::default()
+            };
+            let first = split([packet(spec(0), &[1; 100], &mut rng)], &mut rng).remove(0);
+            let second = packet(spec(100), &[2; 100], &mut rng);
+            let mut bytes = split([second], &mut rng)[0].to_vec();
+            change(&mut bytes);
+            if fix {
+                let ip = Ip::parse(&bytes, bytes.len()).unwrap();
+                ip.set_total_len(&mut bytes, ip.total_len);
+                bytes[36..38].fill(0);
+                let total = ip.pseudo_sum(&bytes, ip.total_len - 20) + sum(&bytes[20..]);
+                bytes[36..38].copy_from_slice(&(!fold(total)).to_ne_bytes());
+            }
+            merge([first, Packet::received(bytes.into(), Meta::default())]).len()
+        };
+        assert_eq!(pair(&|_| {}, true), 1);
+        assert_eq!(pair(&|bytes| bytes[4] ^= 9, true), 1, "IPv4 ID");
+        for at in [1, 6, 8, 27, 31, 35, 45] {
+            // TOS, DF, TTL, sequence number, acknowledgement, window, timestamp.
+            assert_eq!(pair(&|bytes| bytes[at] ^= 0x40, true), 2, "byte {at}");
+        }
+        for at in [8, 10, 36, 52, 151] {
+            assert_eq!(pair(&|bytes| bytes[at] ^= 1, false), 2, "damaged byte {at}");
+        }
+        // Padding behind the packet is not part of it.
+        let packets = split([packet(Spec::default(), &[1; 100], rng)], rng);
+        let mut padded = packets[0].to_vec();
+        padded.extend([9; 30]);
+        let next = Spec {
+            seq: 100,
+            ..Spec::default()
+        };
+        let next = packet(next, &[2; 50], rng);
+        let merged = merge([Packet::received(padded.into(), Meta::default()), next]);
+        assert_eq!(merged.len(), 1);
+        assert_eq!(
+            merged[0].to_vec()[52..],
+            [vec![1; 100], vec![2; 50]].concat()
+        );
+    }
+
+    #[test]
+    fn checksums_of_small_packets_are_filled_wherever_their_headers_are() {
+        let rng = &mut StdRng::seed_from_u64(5);
+        for v6 in [false, true] {
+            for len in [0, 1, 2, 99, 1400] {
+                let spec = Spec {
+                    v6,
+                    ..Spec::default()
+                };
+                let payload = random_payload(len, rng);
+                let in_head = packet(spec, &payload, rng);
+                let in_body = Packet::received(in_head.to_vec().into(), in_head.meta);
+                for filled in split([in_head, in_body], rng) {
+                    assert_eq!(filled.meta, Meta::default());
+                    assert_valid(&filled.to_vec());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_dropped_and_counted() {
+        let rng = &mut StdRng::seed_from_u64(6);
+        let mut offload = Offload::new(Plain::default());
+        offload.device.room = usize::MAX;
+        let mut packets = VecDeque::new();
+        for _ in 0..10_000 {
+            let mut bytes = random_payload(rng.random_range(0..100), rng);
+            if let Some(first) = bytes.first_mut() {
+                *first = [0x45, 0x60, 0x4f, 0x00][rng.random_range(0..4)];
+            }
+            let meta = Meta {
+                checksum: Checksum::Partial,
+                gso_size: rng.random_range(0..3),
+            };
+            packets.push_back(Packet::received(bytes.into(), meta));
+        }
+        merge(packets.clone());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(offload.poll_send(cx, &mut packets).is_ready());
+        assert!(offload.drops() > 9000);
+    }
+
+    #[test]
+    fn in_steady_state_memory_is_used_again() {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let mut offload = Offload::new(Plain::default());
+        offload.device.room = usize::MAX;
+        let mut addresses = Vec::new();
+        let cx = &mut Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            let spec = Spec {
+                gso_size: 1400,
+                ..Spec::default()
+            };
+            let mut packets = VecDeque::from([packet(spec, &[0; 60_000], rng)]);
+            assert!(offload.poll_send(cx, &mut packets).is_ready());
+            addresses.push(offload.device.sent[0].first().as_ptr() as usize);
+            offload.device.sent.clear();
+        }
+        addresses.sort_unstable();
+        let blocks = addresses.chunk_by(|a, b| b - a < BLOCK / 2).count();
+        assert!(blocks <= 4, "{blocks}");
+    }
+}

@@ -1,0 +1,1011 @@
+//! A TUN device of Linux: one end of a link, the other end of which is the kernel's.
+
+#![expect(unsafe_code, reason = "system calls that std does not have")]
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, IoSlice},
+    mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use ::tun::AbstractDevice;
+use bytes::BytesMut;
+use ipnet::IpNet;
+use smallvec::SmallVec;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
+
+use super::{
+    Capabilities, Device,
+    headers::{CWR, Ip, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM},
+    netns::NetNs,
+    rtnetlink::RtNetlink,
+};
+use crate::{
+    packet::{Checksum, Meta, PACKET_MAX, Packet},
+    pool::Pool,
+};
+
+/// What an MTU can be: the least that IPv4 allows, the most that its length field can say.
+const MTU_MIN: usize = 68;
+/// The least MTU of a link that carries IPv6 (RFC 8200 §5).
+const MTU_MIN_V6: usize = 1280;
+
+/// Linux's 500 packets overflow inside the host before a sender on it is held back.
+const TX_QUEUE_LEN: u32 = 5000;
+
+/// Memory is taken in blocks of this size: the largest packet, and some small ones.
+const BLOCK: usize = (64 + 4) << 10;
+/// Blocks kept for use again.
+const BLOCKS_MAX: usize = 64;
+
+/// Packets up to this length are written from one buffer: cheaper than a second slice.
+const SMALL: usize = 640;
+
+/// Slices that one system call takes (`IOV_MAX`).
+const SLICES_MAX: usize = 1024;
+
+/// Polls after which the MTU is looked up anew, for someone may have set another.
+const MTU_PERIOD: u32 = 256;
+
+/// Length of the virtio-net header in front of each packet.
+const VNET_HEADER: usize = 10;
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
+
+/// A TUN device.
+///
+/// Packets that the kernel routes to the interface arrive here, and what is sent here arrives in
+/// the kernel. With offload, which is on by default, the two exchange super-packets of up to 64 KiB
+/// whose checksums are neither computed nor verified.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::device::Tun;
+///
+/// let tun = Tun::builder()
+///     .name("syn0")
+///     .address("10.7.0.1/24".parse()?)
+///     .mtu(1500)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tun {
+    /// Goes before the port, whose descriptor it has registered. Made at the first poll, on the
+    /// runtime that polls.
+    readiness: Option<Readiness>,
+    port: Port,
+    name: String,
+    polls: u32,
+}
+
+/// The open device, and what it takes to read and to write one packet.
+struct Port {
+    device: ::tun::Device,
+    mtu: usize,
+    /// Each packet has a virtio-net header in front.
+    vnet_header: bool,
+    offload: bool,
+    pool: Pool,
+    block: BytesMut,
+    drops: u64,
+}
+
+/// The descriptor, which the device owns.
+#[derive(Clone, Copy, Debug)]
+struct Fd(RawFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Tun {
+    /// A device to be created, or to be attached to if it exists and is persistent.
+    pub fn builder() -> TunBuilder {
+        TunBuilder::default()
+    }
+
+    /// The interface's name, which the kernel has chosen if none was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's MTU in bytes, as it was when last looked at.
+    pub fn mtu(&self) -> usize {
+        self.port.mtu
+    }
+
+    /// Whether the kernel takes and gives super-packets and unfilled checksums.
+    pub fn is_offloading(&self) -> bool {
+        self.port.offload
+    }
+
+    /// Whether a virtio-net header of ten bytes stands in front of each packet that is read from
+    /// or written to the [descriptor](Self::as_fd).
+    pub fn has_vnet_header(&self) -> bool {
+        self.port.vnet_header
+    }
+}
+
+impl Port {
+    fn fd(&self) -> Fd {
+        Fd(self.device.as_raw_fd())
+    }
+
+    /// Room that a read must offer so that no packet is cut off.
+    fn room(&self) -> usize {
+        let packet = if self.offload { PACKET_MAX } else { self.mtu };
+        VNET_HEADER + packet + 1 // One more, so that one that is cut off shows.
+    }
+
+    /// Reads one packet, or drops it: `None`.
+    fn read(&mut self) -> io::Result<Option<Packet>> {
+        if self.block.capacity() < self.room() {
+            let used = mem::replace(&mut self.block, self.pool.take());
+            self.pool.put(used);
+        }
+        let room = self.block.capacity();
+        let len = match read(self.fd(), &mut self.block) {
+            // The kernel could not express the packet, and has thrown it away.
+            Err(error) if is_about_one_packet(&error) => return Ok(None),
+            result => result?,
+        };
+        let mut packet = self.block.split();
+        if len == room {
+            self.update_mtu(); // It was cut off: somebody has set a larger MTU.
+            return Ok(None);
+        }
+        if !self.vnet_header {
+            return Ok(Some(Packet::received(packet.freeze(), Meta::default())));
+        }
+        let Some((header, rest)) = packet.split_first_chunk::<VNET_HEADER>() else {
+            return Ok(None);
+        };
+        let Some(meta) = parse_vnet(header, rest) else {
+            return Ok(None);
+        };
+        let _ = packet.split_to(VNET_HEADER);
+        Ok(Some(Packet::received(packet.freeze(), meta)))
+    }
+
+    fn update_mtu(&mut self) {
+        if let Ok(mtu) = self.device.mtu() {
+            self.mtu = usize::from(mtu);
+        }
+    }
+
+    /// Writes one packet.
+    fn write(&self, packet: &Packet) -> io::Result<()> {
+        let header = make_vnet(packet);
+        let header = if self.vnet_header { &header[..] } else { &[] };
+        let len = packet.len();
+        if len <= SMALL {
+            let mut bytes = [0; VNET_HEADER + SMALL];
+            let mut end = 0;
+            let slices = packet.body.iter().map(|slice| &slice[..]);
+            for slice in [header, packet.head()].into_iter().chain(slices) {
+                bytes[end..end + slice.len()].copy_from_slice(slice);
+                end += slice.len();
+            }
+            return write(self.fd(), &[IoSlice::new(&bytes[..end])]);
+        }
+        let mut slices = SmallVec::<[IoSlice<'_>; 8]>::new();
+        for slice in [header, packet.head()] {
+            if !slice.is_empty() {
+                slices.push(IoSlice::new(slice));
+            }
+        }
+        if packet.body.len() + slices.len() <= SLICES_MAX {
+            slices.extend(packet.body.iter().map(|slice| IoSlice::new(slice)));
+            write(self.fd(), &slices)
+        } else {
+            let bytes = packet.to_vec();
+            write(self.fd(), &[IoSlice::new(header), IoSlice::new(&bytes)])
+        }
+    }
+}
+
+/// What the runtime knows of the descriptor.
+struct Readiness {
+    fd: Arc<AsyncFd<Fd>>,
+    /// Resolves when the interface is removed, which makes nothing readable.
+    gone: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+impl Readiness {
+    /// Registers with the current runtime.
+    fn new(fd: Fd) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
+        // SAFETY: the device that owns the descriptor lives longer, as the order of the fields of
+        // `Tun` says, and neither closes nor replaces it.
+        let fd = Arc::new(unsafe { AsyncFd::register_with_interest(fd, interest) }?);
+        let watched = Arc::clone(&fd);
+        let gone = Box::pin(async move {
+            if let Ok(mut guard) = watched.ready(Interest::ERROR).await {
+                guard.clear_ready();
+            }
+        });
+        Ok(Self { fd, gone })
+    }
+
+    /// That of the device; registered at the first call.
+    fn of(slot: &mut Option<Self>, fd: Fd) -> io::Result<&mut Self> {
+        match slot {
+            Some(readiness) => Ok(readiness),
+            None => Ok(slot.insert(Self::new(fd)?)),
+        }
+    }
+}
+
+/// Reads into what is free of `block` and returns the number of bytes.
+fn read(fd: Fd, block: &mut BytesMut) -> io::Result<usize> {
+    loop {
+        let spare = block.spare_capacity_mut();
+        // SAFETY: `spare` may be written to in its whole length.
+        let len = unsafe { libc::read(fd.0, spare.as_mut_ptr().cast(), spare.len()) };
+        if let Ok(len) = usize::try_from(len) {
+            // SAFETY: the kernel has written `len` bytes behind the old length.
+            unsafe { block.set_len(block.len() + len) };
+            return Ok(len);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Writes one packet, which the kernel takes whole or not at all.
+fn write(fd: Fd, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    loop {
+        // SAFETY: `IoSlice` is laid out like `iovec`, and every slice lives during the call. Their
+        // number is far below `i32::MAX`.
+        let len = unsafe { libc::writev(fd.0, slices.as_ptr().cast(), slices.len() as i32) };
+        if len >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Whether an error says something of the packet or the moment, and not of the device. An interface
+/// that is down refuses packets with EIO.
+fn is_about_one_packet(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBADF | libc::EBADFD | libc::ENODEV | libc::ENXIO) | None
+    )
+}
+
+impl Device for Tun {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: self.port.mtu,
+            checksum_offload: self.port.offload,
+            segmentation_offload: self.port.offload.then_some(PACKET_MAX),
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut Vec<Packet>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.polls = self.polls.wrapping_add(1);
+        if self.polls.is_multiple_of(MTU_PERIOD) {
+            self.port.update_mtu();
+        }
+        let start = packets.len();
+        let readiness = Readiness::of(&mut self.readiness, self.port.fd())?;
+        while packets.len() == start {
+            // The guard stands for the readiness that was seen before the first read: clearing it
+            // does not clear what comes after.
+            let mut guard = match readiness.fd.poll_read_ready(cx) {
+                Poll::Ready(guard) => guard?,
+                Poll::Pending => {
+                    ready!(readiness.gone.as_mut().poll(cx));
+                    self.readiness = None;
+                    return Poll::Ready(Err(gone()));
+                }
+            };
+            for _ in 0..max {
+                match self.port.read() {
+                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(None) => self.port.drops += 1,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        guard.clear_ready();
+                        break;
+                    }
+                    // What was read before it is given first; the error comes again.
+                    Err(_) if packets.len() > start => break,
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        }
+        Poll::Ready(Ok(packets.len() - start))
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>> {
+        // Whether it is writable is asked only when a write says no: an interface that is down is
+        // not, and would hold everything up instead of dropping it.
+        let readiness = Readiness::of(&mut self.readiness, self.port.fd())?;
+        let mut seen: Option<AsyncFdReadyGuard<'_, Fd>> = None;
+        while let Some(packet) = packets.front() {
+            match self.port.write(packet) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(mut guard) = seen.take() {
+                        guard.clear_ready();
+                    }
+                    seen = Some(ready!(readiness.fd.poll_write_ready(cx))?);
+                    continue;
+                }
+                Err(error) if is_about_one_packet(&error) => self.port.drops += 1,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            packets.pop_front();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn drops(&self) -> u64 {
+        self.port.drops
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NetworkDown, "the TUN device was removed")
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the device keeps its descriptor open for as long as it lives.
+        unsafe { BorrowedFd::borrow_raw(self.port.device.as_raw_fd()) }
+    }
+}
+
+impl fmt::Debug for Tun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tun")
+            .field("name", &self.name)
+            .field("mtu", &self.port.mtu)
+            .field("offload", &self.port.offload)
+            .field("drops", &self.port.drops)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a received packet's virtio-net header says, as far as the packet itself bears it out.
+/// `None` if the two contradict each other.
+fn parse_vnet(header: &[u8; VNET_HEADER], packet: &[u8]) -> Option<Meta> {
+    // The length of the headers, at offset 2, is a hint that nobody needs.
+    let [
+        flags,
+        gso_type,
+        _,
+        _,
+        size,
+        size_,
+        start,
+        start_,
+        offset,
+        offset_,
+    ] = *header;
+    let gso_size = u16::from_ne_bytes([size, size_]);
+    let start = usize::from(u16::from_ne_bytes([start, start_]));
+    let offset = usize::from(u16::from_ne_bytes([offset, offset_]));
+    let ip = Ip::parse(packet, packet.len());
+    let mut meta = Meta::default();
+    if flags & NEEDS_CSUM != 0 {
+        let expected = ip.and_then(|ip| checksum_offset(ip).map(|offset| (ip.header_len, offset)));
+        let is_borne_out = match expected {
+            Some(expected) => expected == (start, offset),
+            // Extension headers, a fragment, another protocol: inside of it is all one can ask.
+            None => start >= 20 && start + offset + 2 <= packet.len(),
+        };
+        if !is_borne_out {
+            return None;
+        }
+        meta.checksum = Checksum::Partial;
+    } else if flags & DATA_VALID != 0 {
+        meta.checksum = Checksum::Verified;
+    }
+    if gso_type == GSO_NONE {
+        return Some(meta);
+    }
+    let tcp = Tcp::parse(packet, packet.len())?;
+    let expected = if tcp.ip.v6 { GSO_TCPV6 } else { GSO_TCPV4 };
+    if gso_type & !GSO_ECN != expected || gso_size == 0 || packet.len() > PACKET_MAX {
+        return None;
+    }
+    if tcp.payload_len() > usize::from(gso_size) {
+        meta.gso_size = gso_size;
+    }
+    Some(meta)
+}
+
+/// Offset of the checksum in the transport header, where it is known.
+fn checksum_offset(ip: Ip) -> Option<usize> {
+    match ip.protocol {
+        TCP => Some(TCP_CHECKSUM),
+        UDP => Some(UDP_CHECKSUM),
+        _ => None,
+    }
+}
+
+/// The virtio-net header for a packet to be sent.
+fn make_vnet(packet: &Packet) -> [u8; VNET_HEADER] {
+    let mut header = [0; VNET_HEADER];
+    let Meta { checksum, gso_size } = packet.meta;
+    let mut put = |at: usize, value: u16| {
+        header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    };
+    if checksum == Checksum::Partial
+        && let Some(ip) = Ip::parse(packet.first(), packet.len())
+        && let Some(offset) = checksum_offset(ip)
+    {
+        put(6, ip.header_len as u16);
+        put(8, offset as u16);
+        header[0] = NEEDS_CSUM;
+        if let Some(tcp) = Tcp::of(packet).filter(|tcp| {
+            // A single segment is no super-packet to the kernel.
+            gso_size > 0 && tcp.payload_len() > usize::from(gso_size)
+        }) {
+            let flags = packet.first()[ip.header_len + 13];
+            header[1] = if ip.v6 { GSO_TCPV6 } else { GSO_TCPV4 };
+            if flags & CWR != 0 {
+                header[1] |= GSO_ECN; // The flag belongs to the first segment only.
+            }
+            header[2..4].copy_from_slice(&(tcp.header_len as u16).to_ne_bytes());
+            header[4..6].copy_from_slice(&gso_size.to_ne_bytes());
+        }
+    }
+    header
+}
+
+/// How a [`Tun`] is to be made.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TunBuilder {
+    name: Option<String>,
+    addresses: Vec<IpNet>,
+    mtu: Option<usize>,
+    offload: bool,
+    tx_queue_len: Option<u32>,
+    namespace: Option<NetNs>,
+}
+
+impl Default for TunBuilder {
+    fn default() -> Self {
+        Self {
+            name: None,
+            addresses: Vec::new(),
+            mtu: None,
+            offload: true,
+            tx_queue_len: None,
+            namespace: None,
+        }
+    }
+}
+
+impl TunBuilder {
+    /// Name of the interface, 1 to 15 bytes; `%d` in it is replaced by a free number. The kernel
+    /// chooses one by default. If a persistent device of the name exists, it is attached to.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Adds an address that the kernel has on the interface: the peer of the stack, so not one of
+    /// the stack's. Its network is routed to the interface.
+    pub fn address(mut self, address: IpNet) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// MTU of the interface in bytes, 68 to 65,535, and 1,280 at least with IPv6. By default as it
+    /// is: 1,500 for a new device.
+    pub fn mtu(mut self, mtu: usize) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Exchange super-packets and unfilled checksums with the kernel: on by default, and off by
+    /// itself where the kernel refuses.
+    pub fn offload(mut self, offload: bool) -> Self {
+        self.offload = offload;
+        self
+    }
+
+    /// Packets that the kernel queues for us before it drops (`txqueuelen`): 5,000 by default.
+    pub fn tx_queue_len(mut self, packets: u32) -> Self {
+        self.tx_queue_len = Some(packets);
+        self
+    }
+
+    /// Network namespace in which the interface is to be; that of the calling thread by default.
+    /// The device can be used from anywhere.
+    pub fn netns(mut self, namespace: impl Into<NetNs>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Creates the device, or attaches to it, and switches the interface on. Takes no runtime.
+    ///
+    /// # Errors
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): it takes `CAP_NET_ADMIN`;
+    /// - [`NotFound`](io::ErrorKind::NotFound): there is no `/dev/net/tun`;
+    /// - [`ResourceBusy`](io::ErrorKind::ResourceBusy): another program is attached to the device;
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): the name or the MTU is out of range.
+    pub fn build(self) -> io::Result<Tun> {
+        self.check()?;
+        match &self.namespace {
+            Some(namespace) => namespace.run(|| self.create())?,
+            None => self.create(),
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            let is_valid = (1..libc::IFNAMSIZ).contains(&name.len())
+                && name != "."
+                && name != ".."
+                && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+            if !is_valid {
+                return Err(invalid(format!(
+                    "interface name {name:?}: 1 to {} bytes without spaces, '/' and ':' are allowed",
+                    libc::IFNAMSIZ - 1
+                )));
+            }
+        }
+        let has_v6 = self.addresses.iter().any(|net| matches!(net, IpNet::V6(_)));
+        let min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN };
+        match self.mtu {
+            Some(mtu) if !(min..=PACKET_MAX).contains(&mtu) => Err(invalid(format!(
+                "MTU {mtu}: {min} to {PACKET_MAX} is allowed{}",
+                if has_v6 { " with an IPv6 address" } else { "" }
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn create(&self) -> io::Result<Tun> {
+        let (device, vnet_header) = match self.open(self.offload) {
+            Err(error) if self.offload && error.kind() == io::ErrorKind::InvalidInput => {
+                (self.open(false)?, false)
+            }
+            device => (device?, self.offload),
+        };
+        device.set_nonblock()?;
+        // The mask belongs to the device and not to us: an earlier owner may have left one.
+        let fd = Fd(device.as_raw_fd());
+        let vnet_header = vnet_header && set_vnet_header_len(fd).is_ok();
+        let offload = vnet_header && set_offload(fd).is_ok();
+        if self.offload && !vnet_header {
+            drop(device);
+            return Self {
+                offload: false,
+                ..self.clone()
+            }
+            .create();
+        }
+        if !offload {
+            // Nothing was set if it is refused.
+            let _ = set_offload_mask(fd, 0);
+        }
+        let name = device.tun_name()?;
+        self.configure(&name, device.tun_index()? as u32)
+            .map_err(|error| explain(error, &name))?;
+        let mut pool = Pool::new(BLOCK, BLOCKS_MAX);
+        let mut port = Port {
+            device,
+            mtu: self.mtu.unwrap_or(1500),
+            vnet_header,
+            offload,
+            block: pool.take(),
+            pool,
+            drops: 0,
+        };
+        port.update_mtu();
+        Ok(Tun {
+            readiness: None,
+            port,
+            name,
+            polls: 0,
+        })
+    }
+
+    fn open(&self, vnet_header: bool) -> io::Result<::tun::Device> {
+        let mut configuration = ::tun::Configuration::default();
+        if let Some(name) = &self.name {
+            configuration.tun_name(name);
+        }
+        configuration.platform_config(|linux| {
+            linux.vnet_hdr(vnet_header);
+        });
+        ::tun::create(&configuration)
+            .map_err(|error| explain(error.into(), self.name.as_deref().unwrap_or("tun")))
+    }
+
+    /// Sets what was asked for, addresses before the interface goes up. What a persistent device
+    /// has already is left alone, for setting it may take more privileges than using it.
+    fn configure(&self, name: &str, index: u32) -> io::Result<()> {
+        let mut netlink = RtNetlink::new()?;
+        let mtu = self.mtu.map(|mtu| mtu as u32); // At most PACKET_MAX.
+        if mtu.is_some() || self.tx_queue_len.is_some() {
+            netlink.set_link(index, mtu, self.tx_queue_len, false)?;
+        }
+        if self.tx_queue_len.is_none() {
+            // A default that may not be set is none to fail for.
+            let _ = netlink.set_link(index, None, Some(TX_QUEUE_LEN), false);
+        }
+        for address in &self.addresses {
+            netlink.add_address(index, *address).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("address {address} on {name}: {error}"),
+                )
+            })?;
+        }
+        match netlink.set_link(index, None, None, true) {
+            // Whoever made the device has to switch it on as well.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && self.addresses.is_empty() =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Says what to do about an error of the kernel's.
+fn explain(error: io::Error, name: &str) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission to set up TUN device {name}: run as root, give the program \
+             CAP_NET_ADMIN, or use an unprivileged user namespace (unshare -rn) ({error})"
+        ),
+        io::ErrorKind::NotFound => format!(
+            "/dev/net/tun does not exist: load the kernel module (modprobe tun), or pass the \
+             device into the container ({error})"
+        ),
+        io::ErrorKind::ResourceBusy => {
+            format!("TUN device {name} is in use by another program ({error})")
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Asks for all that a stack can use, then for what older kernels know.
+fn set_offload(fd: Fd) -> io::Result<()> {
+    let usual = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    set_offload_mask(fd, usual | libc::TUN_F_TSO_ECN).or_else(|_| set_offload_mask(fd, usual))
+}
+
+fn set_offload_mask(fd: Fd, mask: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the argument is a number and no pointer.
+    check(unsafe { libc::ioctl(fd.0, libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })
+}
+
+/// The length of the virtio-net header belongs to the device as well.
+fn set_vnet_header_len(fd: Fd) -> io::Result<()> {
+    let len = VNET_HEADER as libc::c_int;
+    // SAFETY: the argument points to an integer that lives during the call.
+    check(unsafe { libc::ioctl(fd.0, libc::TUNSETVNETHDRSZ, &raw const len) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, net::UdpSocket, time::Duration};
+
+    use bytes::Bytes;
+    use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::device::headers::{fold, sum};
+
+    const OURS: &str = "10.9.0.2";
+
+    /// A namespace, if this user may make one. Where tests have to run, not being able to is a
+    /// failure.
+    fn namespace() -> Option<NetNs> {
+        match NetNs::new() {
+            Ok(namespace) => Some(namespace),
+            Err(error) if std::env::var_os("CI").is_none() => {
+                eprintln!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn builder(namespace: &NetNs) -> TunBuilder {
+        Tun::builder()
+            .name("syn0")
+            .address("10.9.0.1/24".parse().unwrap())
+            .netns(namespace.clone())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await })
+            .unwrap()
+    }
+
+    /// Receives until there is an IPv4 packet, for the kernel also sends IPv6 of its own accord.
+    async fn recv_v4(tun: &mut Tun) -> Packet {
+        let mut packets = Vec::new();
+        loop {
+            poll_fn(|cx| tun.poll_recv(cx, &mut packets, 16))
+                .await
+                .unwrap();
+            if let Some(packet) = packets.drain(..).find(|p| p.first()[0] >> 4 == 4) {
+                return packet;
+            }
+        }
+    }
+
+    async fn send(tun: &mut Tun, packet: Packet) -> io::Result<()> {
+        let mut packets = VecDeque::from([packet]);
+        poll_fn(|cx| tun.poll_send(cx, &mut packets)).await
+    }
+
+    /// An ICMP echo request from us to the kernel, its payload apart.
+    fn echo_request(payload: usize) -> Packet {
+        let mut head = [0; 28];
+        head[0] = 0x45;
+        head[2..4].copy_from_slice(&((28 + payload) as u16).to_be_bytes());
+        head[8] = 64;
+        head[9] = 1;
+        head[12..20].copy_from_slice(&[10, 9, 0, 2, 10, 9, 0, 1]);
+        let checksum = !fold(sum(&head[..20]));
+        head[10..12].copy_from_slice(&checksum.to_ne_bytes());
+        head[20] = 8;
+        let payload = vec![7; payload];
+        let checksum = !fold(sum(&head[20..]) + sum(&payload));
+        head[22..24].copy_from_slice(&checksum.to_ne_bytes());
+        let mut packet = Packet::with_head(&head, Meta::default());
+        packet.body.push(Bytes::from(payload));
+        packet
+    }
+
+    #[test]
+    fn packets_go_both_ways_with_and_without_offload() {
+        let Some(namespace) = namespace() else { return };
+        for (offload, mtu) in [(true, 1500), (false, 1500), (true, 65_535), (false, 65_535)] {
+            let builder = builder(&namespace).offload(offload).mtu(mtu);
+            let mut tun = builder.build().unwrap();
+            assert_eq!((tun.name(), tun.mtu()), ("syn0", mtu));
+            assert_eq!(tun.is_offloading(), offload);
+            let kernel = namespace
+                .run(|| UdpSocket::bind("10.9.0.1:7"))
+                .unwrap()
+                .unwrap();
+            block_on(async {
+                for len in [4, 600, 1400, mtu - 28] {
+                    let reply = {
+                        send(&mut tun, echo_request(len)).await.unwrap();
+                        recv_v4(&mut tun).await
+                    };
+                    assert_eq!(reply.first()[20], 0, "echo reply");
+                    assert_eq!(reply.to_vec()[28..], vec![7; len]);
+                    kernel.send_to(&vec![8; len], (OURS, 9)).unwrap();
+                    let datagram = recv_v4(&mut tun).await;
+                    assert_eq!(datagram.to_vec()[28..], vec![8; len]);
+                    let checksum = match (offload, datagram.meta.checksum) {
+                        (true, Checksum::Partial) => true,
+                        (_, checksum) => checksum == Checksum::Complete && !offload,
+                    };
+                    assert!(checksum, "{:?}", datagram.meta);
+                }
+            });
+            assert_eq!(tun.drops(), 0);
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_down_drops_and_one_that_is_gone_fails() {
+        let Some(namespace) = namespace() else { return };
+        let mut tun = builder(&namespace).build().unwrap();
+        tun.port.device.enabled(false).unwrap();
+        block_on(send(&mut tun, echo_request(4))).unwrap();
+        assert_eq!(tun.drops(), 1);
+        tun.readiness = None; // The next runtime is another one.
+        namespace
+            .run(|| RtNetlink::new().unwrap().delete_link("syn0"))
+            .unwrap()
+            .unwrap();
+        block_on(async {
+            send(&mut tun, echo_request(4)).await.unwrap_err();
+            poll_fn(|cx| tun.poll_recv(cx, &mut Vec::new(), 16))
+                .await
+                .unwrap_err();
+        });
+
+        let mut tun = builder(&namespace).build().unwrap();
+        let error = block_on(async {
+            let mut packets = Vec::new();
+            let mut is_deleted = false;
+            loop {
+                let result = poll_fn(|cx| {
+                    let result = tun.poll_recv(cx, &mut packets, 16);
+                    if result.is_pending() && !is_deleted {
+                        is_deleted = true;
+                        let delete = || RtNetlink::new().unwrap().delete_link("syn0");
+                        namespace.run(delete).unwrap().unwrap();
+                    }
+                    result
+                });
+                if let Err(error) = result.await {
+                    break error;
+                }
+            }
+        });
+        assert_eq!(error.to_string(), gone().to_string());
+    }
+
+    #[test]
+    fn a_larger_mtu_set_by_somebody_else_is_noticed() {
+        let Some(namespace) = namespace() else { return };
+        let mut tun = builder(&namespace).offload(false).build().unwrap();
+        tun.port.device.set_mtu(60_000).unwrap();
+        let mut packets = Vec::new();
+        block_on(async {
+            for _ in 0..MTU_PERIOD {
+                let _ = poll_fn(|cx| Poll::Ready(tun.poll_recv(cx, &mut packets, 16))).await;
+            }
+        });
+        assert_eq!(tun.capabilities().mtu, 60_000);
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_set() {
+        let Some(namespace) = namespace() else { return };
+        let tun = builder(&namespace)
+            .address("10.10.0.1/16".parse().unwrap())
+            .address("fd09::1/64".parse().unwrap())
+            .mtu(1280)
+            .build()
+            .unwrap();
+        namespace
+            .run(|| {
+                for address in ["10.9.0.1:0", "10.10.0.1:0", "[fd09::1]:0"] {
+                    UdpSocket::bind(address).unwrap();
+                }
+            })
+            .unwrap();
+        drop(tun);
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        let kind = |builder: TunBuilder| builder.build().unwrap_err().kind();
+        let invalid = io::ErrorKind::InvalidInput;
+        for name in ["", "sixteen-bytes-xx", "a/b", "a b", ".."] {
+            assert_eq!(kind(Tun::builder().name(name)), invalid, "{name}");
+        }
+        let v6 = "fd09::1/64".parse().unwrap();
+        assert_eq!(kind(Tun::builder().mtu(67)), invalid);
+        assert_eq!(kind(Tun::builder().mtu(65_536)), invalid);
+        assert_eq!(kind(Tun::builder().mtu(1279).address(v6)), invalid);
+        let error = Tun::builder().mtu(67).build().unwrap_err().to_string();
+        assert_eq!(error, "MTU 67: 68 to 65535 is allowed");
+
+        let Some(namespace) = namespace() else { return };
+        let _tun = builder(&namespace).build().unwrap();
+        assert_eq!(kind(builder(&namespace)), io::ErrorKind::ResourceBusy);
+    }
+
+    #[test]
+    fn what_we_say_of_a_packet_is_what_we_would_believe() {
+        let mut head = [0; 40];
+        head[0] = 0x45;
+        head[2..4].copy_from_slice(&4040_u16.to_be_bytes());
+        head[9] = TCP;
+        head[32] = 0x50;
+        let meta = Meta {
+            checksum: Checksum::Partial,
+            gso_size: 1460,
+        };
+        let mut packet = Packet::with_head(&head, meta);
+        packet.body.push(Bytes::from(vec![0; 4000]));
+        let header = make_vnet(&packet);
+        assert_eq!(parse_vnet(&header, &packet.to_vec()), Some(meta));
+        packet.head_mut()[33] = CWR;
+        assert_eq!(make_vnet(&packet)[1], GSO_TCPV4 | GSO_ECN);
+    }
+
+    #[test]
+    fn no_virtio_net_header_is_believed_against_its_packet() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..100_000 {
+            let mut packet = [0; 200];
+            let len = rng.random_range(0..packet.len());
+            let packet = &mut packet[..len];
+            rng.fill_bytes(packet);
+            // Often close to the real thing, or everything would be refused at the first look.
+            if len > 60 && rng.random_bool(0.9) {
+                packet[0] = if rng.random_bool(0.5) { 0x45 } else { 0x60 };
+                let total = rng.random_range(len - 50..len + 2) as u16;
+                let at = if packet[0] == 0x45 { 20 } else { 40 };
+                let (field, protocol) = if at == 20 { (2, 9) } else { (4, 6) };
+                let total = if at == 20 {
+                    total
+                } else {
+                    total.saturating_sub(40)
+                };
+                packet[field..field + 2].copy_from_slice(&total.to_be_bytes());
+                packet[protocol] = if rng.random_bool(0.8) { TCP } else { UDP };
+                packet[6] &= if at == 20 { 0x40 } else { 0xff };
+                packet[7] &= if at == 20 { 0 } else { 0xff };
+                packet[at + 12] = 0x50;
+            }
+            let mut header = [0; VNET_HEADER];
+            rng.fill_bytes(&mut header);
+            if rng.random_bool(0.8) {
+                header[0] &= 3;
+                header[1] = [0, 1, 4, 0x81, 0x84, 3][rng.random_range(0..6)];
+                header[5] &= 7;
+                header[6] = [20, 40][rng.random_range(0..2)];
+                header[8] = [16, 6][rng.random_range(0..2)];
+                (header[7], header[9]) = (0, 0);
+            }
+            match parse_vnet(&header, packet) {
+                Some(meta) => {
+                    taken += 1;
+                    if meta.gso_size > 0 {
+                        let tcp = Tcp::parse(packet, packet.len()).unwrap();
+                        assert!(tcp.payload_len() > usize::from(meta.gso_size));
+                    }
+                    if meta.checksum == Checksum::Partial {
+                        assert!(
+                            usize::from(header[6]) + usize::from(header[8]) + 2 <= packet.len()
+                        );
+                    }
+                }
+                None => refused += 1,
+            }
+        }
+        assert!(taken > 10_000 && refused > 10_000, "{taken} {refused}");
+    }
+}
