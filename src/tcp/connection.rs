@@ -1,0 +1,517 @@
+//! A connection in the synchronized states: its parts, and what its owner does to it.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    config::{Config, SocketOptions},
+    error::Failure,
+    info::{SocketInfo, State, TcpInfo},
+    link::StreamLink,
+    seq::SeqNum,
+    tcp::{
+        Context,
+        congestion::{self, CongestionControl},
+        negotiated::{MSS_MIN, Negotiated},
+        recovery::{Mode, Recovery},
+        recv::Recv,
+        rtt::RttEstimator,
+        send::Send,
+        state::{self, Event},
+        timers::{Timer, Timers},
+    },
+    time::Time,
+    wire::options::Timestamps,
+};
+
+/// Bytes of the timestamps option, padded.
+const TIMESTAMPS_LEN: u16 = 12;
+
+/// A connection in ESTABLISHED or a later state.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) link: Arc<StreamLink>,
+    pub(crate) state: State,
+    pub(super) snd: Send,
+    pub(super) rcv: Recv,
+    pub(super) agreed: Negotiated,
+    pub(super) options: SocketOptions,
+    pub(super) rtt: RttEstimator,
+    pub(super) recovery: Recovery,
+    pub(super) cc: Box<dyn CongestionControl>,
+    pub(super) timers: Timers,
+    pub(super) ts: TsClock,
+    /// IP and TCP header bytes, without options.
+    pub(super) overhead: u16,
+    /// The largest packet that the path takes, as far as we know.
+    pub(super) path_mtu: u32,
+    /// Consecutive retransmission timeouts.
+    pub(super) retries: u8,
+    /// Zero-window or keep-alive probes that nothing answered.
+    pub(super) probes: u8,
+    /// When the first of the timeouts or probes in a row was.
+    pub(super) stalled_since: Time,
+    /// When a segment of the peer's last came.
+    pub(super) heard_at: Time,
+    /// When data was last sent.
+    pub(super) data_sent_at: Time,
+    /// When a segment that deserved no better last got an acknowledgement (RFC 5961 §7).
+    pub(super) challenged_at: Option<Time>,
+    /// A soft error that ICMP told of (RFC 5461): what a timeout is reported as.
+    pub(super) soft_error: Option<Failure>,
+    pub(super) pending: Pending,
+    pub(super) ecn: EcnState,
+    /// cwnd was the limit up to this position.
+    pub(super) cwnd_limited_until: u64,
+    /// The end of the current round trip, by which cwnd growth is counted.
+    pub(super) round_end: u64,
+    pub(super) counts: Counts,
+    /// No handle exists any more.
+    pub(super) orphan: bool,
+}
+
+/// What is to be sent besides data.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// The pipe may have more than we took.
+    pub(super) pull: bool,
+    /// A tail loss probe is due.
+    pub(super) loss_probe: bool,
+    /// A zero-window probe is due.
+    pub(super) window_probe: bool,
+    /// A keep-alive probe is due.
+    pub(super) keepalive: bool,
+    /// A reset, with this sequence number.
+    pub(super) reset: Option<SeqNum>,
+}
+
+/// Explicit congestion notification (RFC 3168 §6.1).
+#[derive(Debug, Default)]
+pub(super) struct EcnState {
+    /// We saw a mark and echo it until the peer has reduced its window.
+    pub(super) echo: bool,
+    /// We reduced ours and tell it on the next new data.
+    pub(super) reduced: bool,
+    /// No second reduction before this position is acknowledged.
+    pub(super) reduced_until: u64,
+}
+
+/// Totals for [`TcpInfo`].
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) retransmitted: u64,
+    pub(super) segments_sent: u64,
+    pub(super) segments_received: u64,
+    pub(super) delivery_rate: Option<u64>,
+}
+
+/// The timestamp clock (RFC 7323 §3 to §5): milliseconds with an offset of the connection's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TsClock {
+    pub(crate) offset: u32,
+    /// TS.Recent.
+    pub(crate) recent: u32,
+    pub(crate) recent_at: Time,
+}
+
+impl TsClock {
+    /// TSval at `now`.
+    pub(crate) fn val(&self, now: Time) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.offset)
+    }
+
+    pub(crate) fn option(&self, now: Time) -> Timestamps {
+        Timestamps { val: self.val(now), ecr: self.recent }
+    }
+
+    /// Whether `val` is older than what came before (PAWS). After 24 days of silence nothing is
+    /// known (§5.5).
+    pub(crate) fn is_old(&self, val: u32, now: Time) -> bool {
+        const OUTDATED: Duration = Duration::from_secs(24 * 24 * 3600);
+        (val.wrapping_sub(self.recent) as i32) < 0 && now.since(self.recent_at) <= OUTDATED
+    }
+
+    /// The round-trip time that an echo tells, if it can be believed.
+    pub(crate) fn rtt(&self, echo: u32, now: Time) -> Option<Duration> {
+        let millis = self.val(now).wrapping_sub(echo);
+        (millis < 1 << 24).then(|| Duration::from_millis(u64::from(millis.max(1))))
+    }
+}
+
+/// What the handshake has found out.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    pub(crate) agreed: Negotiated,
+    pub(crate) ts: TsClock,
+    /// The peer's window, scaled as its segment was.
+    pub(crate) wnd: u32,
+    /// The right edge of the window that our SYN advertised.
+    pub(crate) advertised: u16,
+    /// How long the handshake took, when nothing of it was sent twice.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) mtu: u32,
+    pub(crate) is_v6: bool,
+}
+
+impl Connection {
+    /// A connection whose SYN and SYN-ACK are acknowledged, both ways.
+    pub(crate) fn new(link: Arc<StreamLink>, options: SocketOptions, from: &Established, cx: &Context<'_>) -> Self {
+        let (config, now) = (cx.config, cx.now);
+        let mut snd = Send::new(from.iss);
+        let mut rcv = Recv::new(from.irs, now);
+        if let Some((snd_shift, rcv_shift)) = from.agreed.shifts {
+            (snd.shift, rcv.shift) = (snd_shift, rcv_shift);
+        }
+        (snd.wnd, snd.max_wnd) = (from.wnd, from.wnd);
+        rcv.adv = 1 + u64::from(from.advertised);
+        let mut rtt = RttEstimator::new(config.rto_min, config.rto_max);
+        match from.rtt {
+            Some(sample) => rtt.on_sample(sample, now),
+            None => rtt.on_syn_timeout(),
+        }
+        let mut connection = Self {
+            link,
+            state: State::Established,
+            snd,
+            rcv,
+            agreed: from.agreed,
+            options,
+            rtt,
+            recovery: Recovery::new(now),
+            cc: congestion::new(options.congestion, 536, config.initial_window),
+            timers: Timers::default(),
+            ts: from.ts,
+            overhead: if from.is_v6 { 60 } else { 40 },
+            path_mtu: from.mtu,
+            retries: 0,
+            probes: 0,
+            stalled_since: now,
+            heard_at: now,
+            data_sent_at: now,
+            challenged_at: None,
+            soft_error: None,
+            pending: Pending::default(),
+            ecn: EcnState::default(),
+            cwnd_limited_until: 0,
+            round_end: 0,
+            counts: Counts::default(),
+            orphan: false,
+        };
+        connection.set_mss();
+        connection.cc = congestion::new(options.congestion, u32::from(connection.snd.mss), config.initial_window);
+        connection.cc.set_paced(false);
+        connection.rcv.mss = connection.snd.mss;
+        connection.restart_keepalive(now);
+        connection
+    }
+
+    /// Eff.snd.MSS (RFC 9293 §3.7.1): what peer, path and user allow, less our options.
+    pub(super) fn set_mss(&mut self) {
+        let path = self.path_mtu.saturating_sub(u32::from(self.overhead)).min(u32::from(u16::MAX)) as u16;
+        let user = self.options.mss.unwrap_or(u16::MAX);
+        let options = if self.agreed.timestamps { TIMESTAMPS_LEN } else { 0 };
+        let mss = self.agreed.peer_mss.min(path).min(user).max(MSS_MIN);
+        self.snd.mss = mss.saturating_sub(options).max(MSS_MIN - TIMESTAMPS_LEN);
+        self.cc.set_mss(u32::from(self.snd.mss));
+    }
+
+    /// The path takes packets of `mtu` bytes only, or of more than we believed.
+    pub(crate) fn set_path_mtu(&mut self, mtu: u32) {
+        if mtu != self.path_mtu {
+            self.path_mtu = mtu;
+            self.set_mss();
+        }
+    }
+
+    /// The peer waits for the last acknowledgement of the handshake.
+    pub(crate) fn acknowledge(&mut self) {
+        self.rcv.ack.now = true;
+    }
+
+    /// Whether a segment with this number is in flight, as an ICMP error claims (RFC 5927 §4).
+    pub(crate) fn has_in_flight(&self, seq: SeqNum) -> bool {
+        let una = self.snd.seq(self.snd.una);
+        let flight = self.snd.flight_size().min(u64::from(u32::MAX)) as u32;
+        seq.in_window(una, flight)
+    }
+
+    /// What a timeout is reported as, since ICMP told of it (RFC 5461).
+    pub(crate) fn set_soft_error(&mut self, failure: Failure) {
+        self.soft_error = Some(failure);
+    }
+
+    /// The path does not take what is in flight (RFC 1191, RFC 8201): sends smaller segments, and
+    /// what was too large again.
+    pub(crate) fn on_packet_too_big(&mut self, mtu: u32, now: Time) {
+        if mtu >= self.path_mtu {
+            return;
+        }
+        tracing::debug!(mtu, "path MTU");
+        self.set_path_mtu(mtu);
+        self.recovery.board.mark_all_lost(false);
+        // Not a sign of congestion (RFC 1191 §6.3): the window stays.
+        if self.recovery.is_open() {
+            self.recovery.mode = Mode::Rto { recovery_point: self.snd.nxt };
+        }
+        self.set_loss_timers(true, now);
+    }
+
+    /// The owner rang: options, data, shutdown, room in the receive buffer, or the end.
+    pub(crate) fn on_rung(&mut self, cx: &mut Context<'_>) {
+        if let Some(options) = self.link.take_options() {
+            self.set_options(options, cx);
+        }
+        self.pending.pull = true;
+        self.pull();
+        if let Some(closing) = self.link.closed_by_owner()
+            && !self.orphan
+        {
+            self.on_close(closing.unread, cx);
+        }
+        self.tune_receive_buffer(cx.now, cx.config);
+        if self.window_opened() {
+            self.rcv.ack.now = true;
+        }
+    }
+
+    fn set_options(&mut self, options: SocketOptions, cx: &Context<'_>) {
+        let old = std::mem::replace(&mut self.options, options);
+        if old.congestion != options.congestion {
+            self.cc = congestion::new(options.congestion, u32::from(self.snd.mss), cx.config.initial_window);
+            self.cc.set_paced(false);
+        }
+        if old.mss != options.mss {
+            self.set_mss();
+        }
+        if old.keepalive != options.keepalive {
+            self.restart_keepalive(cx.now);
+        }
+        if !old.quickack && options.quickack && self.rcv.ack.pending > 0 {
+            self.rcv.ack.now = true;
+        }
+    }
+
+    /// Takes from the pipe what was written, and the FIN behind it.
+    pub(super) fn pull(&mut self) {
+        if !self.pending.pull || self.snd.fin.is_some() {
+            return;
+        }
+        // Small writes stay in the pipe, where they grow together, until they can be sent. After a
+        // shutdown nothing comes behind them, and the state must change at once.
+        let plenty = self.snd.unsent() >= 1 << 17;
+        if plenty && !self.link.send.shutdown_requested() {
+            return;
+        }
+        self.pending.pull = false;
+        self.link.send.take(&mut self.snd.queue);
+        if self.link.send.is_shutdown() {
+            self.snd.fin = Some(self.snd.data_end());
+            self.transition(Event::FinQueued);
+        }
+    }
+
+    /// CLOSE without anybody left who could read (RFC 9293 §3.6.1, RFC 2525 §2.17).
+    fn on_close(&mut self, unread: bool, cx: &mut Context<'_>) {
+        self.orphan = true;
+        let linger_zero = self.options.linger == Some(Duration::ZERO);
+        let rest = self.rcv.assembler.memory() > 0;
+        if linger_zero || unread || rest && self.rcv.fin.is_none() {
+            self.abort(Failure::Aborted, cx);
+        } else if self.state == State::FinWait2 {
+            self.timers.start(Timer::Limit, cx.now + cx.config.fin_timeout);
+        }
+    }
+
+    /// ABORT (RFC 9293 §3.10.5): a reset, and nothing more.
+    pub(crate) fn abort(&mut self, failure: Failure, cx: &mut Context<'_>) {
+        if self.state != State::Closed {
+            self.pending.reset = Some(self.snd.seq(self.snd.nxt));
+            self.fail(failure, cx);
+        }
+    }
+
+    /// The connection ends with `failure`, without a word to the peer.
+    pub(super) fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) {
+        self.transition(Event::Reset);
+        self.link.fail(failure, cx.wakes);
+    }
+
+    pub(super) fn transition(&mut self, event: Event) {
+        let next = state::next(self.state, event);
+        if next == self.state {
+            return;
+        }
+        tracing::debug!(from = %self.state, to = %next, "state");
+        self.state = next;
+        match next {
+            State::Closed | State::TimeWait => {
+                self.timers = Timers::default();
+                self.snd.queue.clear();
+                self.link.set_closed();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the engine is to forget it: everything is sent and said.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state == State::Closed && self.pending.reset.is_none()
+    }
+
+    /// Nobody owns it any more: it goes by itself.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.timers.next().map(|(_, at)| at)
+    }
+
+    /// What it remembers when it enters TIME-WAIT.
+    pub(crate) fn time_wait(&self) -> (SeqNum, SeqNum, u16, TsClock, bool) {
+        let wnd = (self.rcv.wnd() >> self.rcv.shift).min(u64::from(u16::MAX)) as u16;
+        (self.snd.seq(self.snd.nxt), self.rcv.seq(self.rcv.nxt), wnd, self.ts, self.agreed.timestamps)
+    }
+
+    /// A timer is due.
+    pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some(timer) = self.timers.pop_due(cx.now) {
+            match timer {
+                Timer::Retransmit => self.on_retransmission_timeout(cx),
+                Timer::LossProbe => self.on_probe_timeout(cx),
+                Timer::Reorder => self.detect_loss(cx),
+                Timer::ZeroWindowProbe => self.on_window_probe_timeout(cx),
+                Timer::DelayedAck => self.rcv.ack.now = self.rcv.ack.pending > 0,
+                Timer::KeepAlive => self.on_keepalive_timeout(cx),
+                Timer::Limit => {
+                    cx.counters.timed_out += 1;
+                    self.fail(Failure::TimedOut, cx);
+                }
+                Timer::Pacing => {}
+            }
+        }
+    }
+
+    /// RFC 9293 §3.8.4: a probe when nothing was heard for the idle time.
+    fn on_keepalive_timeout(&mut self, cx: &mut Context<'_>) {
+        let Some(keepalive) = self.options.keepalive else { return };
+        // MUST-26: not while anything is outstanding, which has its own timers.
+        if self.snd.flight_size() > 0 || self.snd.unsent() > 0 {
+            return self.timers.start(Timer::KeepAlive, cx.now + keepalive.idle);
+        }
+        let quiet_until = self.heard_at + keepalive.idle;
+        if self.probes == 0 && quiet_until > cx.now {
+            return self.timers.start(Timer::KeepAlive, quiet_until);
+        }
+        if self.probes >= keepalive.count || self.user_timeout_is_over(cx.now) && self.probes > 0 {
+            cx.counters.timed_out += 1;
+            return self.abort(self.soft_error.unwrap_or(Failure::TimedOut), cx);
+        }
+        if self.probes == 0 {
+            self.stalled_since = cx.now;
+        }
+        self.probes += 1;
+        self.pending.keepalive = true;
+        self.timers.start(Timer::KeepAlive, cx.now + keepalive.interval);
+    }
+
+    pub(super) fn restart_keepalive(&mut self, now: Time) {
+        match self.options.keepalive {
+            Some(keepalive) => self.timers.start(Timer::KeepAlive, now + keepalive.idle),
+            None => self.timers.stop(Timer::KeepAlive),
+        }
+    }
+
+    /// Whether what the user bounded has lasted too long.
+    pub(super) fn user_timeout_is_over(&self, now: Time) -> bool {
+        let Some(limit) = self.options.user_timeout else { return false };
+        now.since(self.stalled_since) >= limit
+    }
+
+    /// Dynamic right-sizing: the buffer holds twice what the application reads in a round trip.
+    pub(super) fn tune_receive_buffer(&mut self, now: Time, config: &Config) {
+        if self.options.recv_buffer.is_some() {
+            return;
+        }
+        let round = self.rtt.srtt().unwrap_or(Duration::from_millis(100));
+        if now.since(self.rcv.tuning.since) < round {
+            return;
+        }
+        let look = self.link.recv.look();
+        let tuning = &mut self.rcv.tuning;
+        let copied = look.consumed - tuning.consumed;
+        (tuning.since, tuning.consumed) = (now, look.consumed);
+        if copied > tuning.space {
+            tuning.space = copied;
+            let room = 2 * copied as usize + 16 * usize::from(self.rcv.mss);
+            if room > look.capacity {
+                self.link.recv.set_capacity(room.min(config.recv_buffer_max).max(look.capacity));
+            }
+        }
+    }
+
+    /// The send buffer holds two windows: what is in flight, and what follows it.
+    pub(super) fn tune_send_buffer(&self, cx: &mut Context<'_>) {
+        if self.options.send_buffer.is_none() {
+            let room = 2 * self.cc.window() as usize;
+            let bounded = room.clamp(cx.config.send_buffer, cx.config.send_buffer_max.max(cx.config.send_buffer));
+            self.link.send.set_capacity(bounded, cx.wakes);
+        }
+    }
+
+    /// A line of the netstat view.
+    pub(crate) fn socket_info(&self, now: Time) -> SocketInfo {
+        SocketInfo {
+            state: self.state,
+            local: self.link.local_addr(),
+            peer: Some(self.link.peer()),
+            recv_queue: self.link.recv.queued(),
+            send_queue: self.link.send.queued(),
+            half_open: 0,
+            timer: self.timers.next().map(|(timer, at)| (timer.kind(), at.since(now))),
+            owned: !self.orphan,
+        }
+    }
+
+    /// The fields of `TCP_INFO`.
+    pub(crate) fn tcp_info(&self) -> TcpInfo {
+        TcpInfo {
+            state: self.state,
+            local: self.link.local_addr(),
+            peer: self.link.peer(),
+            snd_mss: u32::from(self.snd.mss),
+            rcv_mss: u32::from(self.rcv.mss),
+            snd_wnd: self.snd.wnd,
+            rcv_wnd: self.rcv.wnd().min(u64::from(u32::MAX)) as u32,
+            snd_shift: self.snd.shift,
+            rcv_shift: self.rcv.shift,
+            sack: self.agreed.sack,
+            timestamps: self.agreed.timestamps,
+            ecn: self.agreed.ecn,
+            cwnd: self.cc.window(),
+            ssthresh: self.cc.ssthresh(),
+            srtt: self.rtt.srtt(),
+            rttvar: self.rtt.rttvar(),
+            min_rtt: self.rtt.min_rtt(),
+            rto: self.rtt.rto(),
+            in_flight: self.recovery.in_flight(),
+            lost: self.recovery.board.lost(),
+            retransmitted: self.counts.retransmitted,
+            acked: self.snd.una.saturating_sub(1),
+            received: self.rcv.nxt.saturating_sub(1),
+            out_of_order: self.rcv.assembler.len(),
+            segments_sent: self.counts.segments_sent,
+            segments_received: self.counts.segments_received,
+            backoff: self.rtt.backoff(),
+            delivery_rate: self.counts.delivery_rate,
+            congestion: self.cc.name(),
+            recovery: match self.recovery.mode {
+                Mode::Open => "open",
+                Mode::Fast { .. } => "recovery",
+                Mode::Rto { .. } => "loss",
+            },
+            path_mtu: self.path_mtu,
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Before a connection is synchronized: a small structure of its own for each side.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    config::{Config, SocketOptions},
+    error::Failure,
+    info::{SocketInfo, State, TimerKind},
+    link::StreamLink,
+    seq::SeqNum,
+    tcp::{
+        Context, Segment,
+        connection::{Connection, Established, TsClock},
+        negotiated::Negotiated,
+    },
+    time::Time,
+    wire::{
+        options::Timestamps,
+        tcp::{Flags, TcpHeader},
+    },
+};
+
+/// RFC 6298 §2.1: the first timeout.
+const INITIAL_RTO: Duration = Duration::from_secs(1);
+
+/// What both sides of a handshake know of the stack around them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// Bytes of the largest packet.
+    pub(crate) mtu: u32,
+    pub(crate) is_v6: bool,
+}
+
+impl Path {
+    /// The MSS to announce (MUST-67).
+    fn announced_mss(self, options: &SocketOptions) -> u16 {
+        let headers = if self.is_v6 { 60 } else { 40 };
+        let mss = self.mtu.saturating_sub(headers).clamp(88, u32::from(u16::MAX)) as u16;
+        mss.min(options.mss.unwrap_or(u16::MAX))
+    }
+}
+
+/// The window of our SYN or SYN-ACK, which is never scaled (RFC 7323 §2.2).
+fn first_window(options: &SocketOptions, config: &Config) -> u16 {
+    options.recv_buffer.unwrap_or(config.recv_buffer).min(usize::from(u16::MAX)) as u16
+}
+
+/// SYN-RECEIVED after a passive open: what a peer that only sent a SYN is worth.
+#[derive(Clone, Debug)]
+pub(crate) struct HalfOpen {
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    ts_offset: u32,
+    ts_recent: u32,
+    /// When the SYN came, in milliseconds.
+    since: u32,
+    peer_wnd: u16,
+    peer_mss: u16,
+    shift: u8,
+    flags: u8,
+    /// SYN-ACKs sent again.
+    pub(crate) retries: u8,
+}
+
+const SCALED: u8 = 1;
+const SACK: u8 = 2;
+const TIMESTAMPS: u8 = 4;
+const ECN: u8 = 8;
+
+/// What becomes of a segment in SYN-RECEIVED.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    Drop,
+    /// The same SYN again: the same SYN-ACK.
+    Repeat,
+    /// Out of window: an acknowledgement.
+    Acknowledge,
+    /// It acknowledges what was never sent: a reset with its number.
+    Reset,
+    /// The peer has reset.
+    Forget,
+    /// The handshake is complete; the segment may carry more.
+    Complete,
+}
+
+impl HalfOpen {
+    /// A listener has received a SYN.
+    pub(crate) fn new(seg: &Segment, iss: SeqNum, ts_offset: u32, path: Path, cx: &Context<'_>) -> Self {
+        let header = &seg.header;
+        // RFC 3168 §6.1.1: both bits ask.
+        let ecn = header.flags.has(Flags::ECE | Flags::CWR);
+        let agreed = Negotiated::new(&header.options, ecn, path.is_v6, cx.config);
+        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+        Self {
+            iss,
+            irs: header.seq,
+            ts_offset,
+            ts_recent: header.options.timestamps.map_or(0, |ts| ts.val),
+            since: cx.now.as_millis() as u32,
+            peer_wnd: header.wnd,
+            peer_mss: agreed.peer_mss,
+            shift: agreed.shifts.map_or(0, |(snd, _)| snd),
+            flags: flag(agreed.shifts.is_some(), SCALED)
+                | flag(agreed.sack, SACK)
+                | flag(agreed.timestamps, TIMESTAMPS)
+                | flag(agreed.ecn, ECN),
+            retries: 0,
+        }
+    }
+
+    /// One whose SYN we did not keep: everything comes back in the cookie and in the last ACK.
+    pub(crate) fn from_cookie(seg: &Segment, agreed: Negotiated, ts_offset: u32, now: Time) -> Option<Self> {
+        let ack = seg.header.ack?;
+        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+        Some(Self {
+            iss: ack - 1,
+            irs: seg.header.seq - 1,
+            ts_offset,
+            ts_recent: seg.header.options.timestamps.map_or(0, |ts| ts.val),
+            since: now.as_millis() as u32,
+            peer_wnd: seg.header.wnd,
+            peer_mss: agreed.peer_mss,
+            shift: agreed.shifts.map_or(0, |(snd, _)| snd),
+            flags: flag(agreed.shifts.is_some(), SCALED)
+                | flag(agreed.sack, SACK)
+                | flag(agreed.timestamps, TIMESTAMPS),
+            // A round trip that was not measured must not be taken for one.
+            retries: 1,
+        })
+    }
+
+    fn agreed(&self, config: &Config) -> Negotiated {
+        let has = |bit: u8| self.flags & bit != 0;
+        let rcv = crate::tcp::negotiated::receive_shift(config.recv_buffer_max);
+        Negotiated {
+            peer_mss: self.peer_mss,
+            shifts: has(SCALED).then_some((self.shift, rcv)),
+            sack: has(SACK),
+            timestamps: has(TIMESTAMPS),
+            ecn: has(ECN),
+        }
+    }
+
+    fn clock(&self) -> TsClock {
+        let recent_at = Time::from_millis(u64::from(self.since));
+        TsClock { offset: self.ts_offset, recent: self.ts_recent, recent_at }
+    }
+
+    /// The SYN-ACK, with the options that the SYN had.
+    pub(crate) fn syn_ack(&self, options: &SocketOptions, path: Path, config: &Config, now: Time) -> TcpHeader {
+        let agreed = self.agreed(config);
+        let flags = Flags::SYN | Flags::ACK | if agreed.ecn { Flags::ECE } else { Flags::NONE };
+        let mss = path.announced_mss(options);
+        TcpHeader {
+            seq: self.iss,
+            ack: Some(self.irs + 1),
+            wnd: first_window(options, config),
+            flags,
+            options: Negotiated::syn_options(Some(&agreed), mss, self.clock().option(now), config),
+            ..TcpHeader::default()
+        }
+    }
+
+    /// An acknowledgement for what is out of the window.
+    pub(crate) fn acknowledgement(&self, options: &SocketOptions, config: &Config, now: Time) -> TcpHeader {
+        let agreed = self.agreed(config);
+        let mut header = TcpHeader {
+            seq: self.iss + 1,
+            ack: Some(self.irs + 1),
+            wnd: first_window(options, config) >> agreed.shifts.map_or(0, |(_, rcv)| rcv),
+            flags: Flags::ACK,
+            ..TcpHeader::default()
+        };
+        header.options.timestamps = agreed.timestamps.then(|| self.clock().option(now));
+        header
+    }
+
+    /// RFC 9293 §3.10.7.4 for SYN-RECEIVED.
+    pub(crate) fn on_segment(&self, seg: &Segment, window: u16, now: Time) -> Reaction {
+        let header = &seg.header;
+        let rcv_nxt = self.irs + 1;
+        let rst = header.flags.has(Flags::RST);
+        if header.flags.has(Flags::SYN) && !rst {
+            let same = header.seq == self.irs && !header.flags.has(Flags::ACK);
+            return if same { Reaction::Repeat } else { Reaction::Acknowledge };
+        }
+        if let Some(ts) = header.options.timestamps.filter(|_| self.flags & TIMESTAMPS != 0 && !rst)
+            && self.clock().is_old(ts.val, now)
+        {
+            return Reaction::Acknowledge;
+        }
+        if rst {
+            // RFC 5961 §3.2.
+            return match header.seq {
+                seq if seq == rcv_nxt => Reaction::Forget,
+                seq if seq.in_window(rcv_nxt, u32::from(window)) => Reaction::Acknowledge,
+                _ => Reaction::Drop,
+            };
+        }
+        if !header.seq.in_window(rcv_nxt, u32::from(window).max(1)) {
+            return Reaction::Acknowledge;
+        }
+        match header.ack {
+            None => Reaction::Drop,
+            Some(ack) if ack == self.iss + 1 => Reaction::Complete,
+            Some(_) => Reaction::Reset,
+        }
+    }
+
+    /// What the connection starts from.
+    pub(crate) fn established(&self, options: &SocketOptions, path: Path, cx: &Context<'_>) -> Established {
+        let sent_at = Time::from_millis(u64::from(self.since));
+        Established {
+            iss: self.iss,
+            irs: self.irs,
+            agreed: self.agreed(cx.config),
+            ts: self.clock(),
+            wnd: u32::from(self.peer_wnd),
+            advertised: first_window(options, cx.config),
+            rtt: (self.retries == 0).then(|| cx.now.since(sent_at).max(Duration::from_micros(1))),
+            mtu: path.mtu,
+            is_v6: path.is_v6,
+        }
+    }
+
+    /// The window that our SYN-ACK advertised.
+    pub(crate) fn window(options: &SocketOptions, config: &Config) -> u16 {
+        first_window(options, config)
+    }
+
+    /// When the SYN-ACK is to be sent again, `None` when that was done often enough.
+    pub(crate) fn next_repeat(&self, config: &Config) -> Option<Duration> {
+        (self.retries <= config.syn_ack_retries).then(|| INITIAL_RTO * (1 << self.retries.min(15)))
+    }
+}
+
+/// SYN-SENT, and SYN-RECEIVED after a simultaneous open.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) link: Arc<StreamLink>,
+    pub(crate) options: SocketOptions,
+    pub(crate) path: Path,
+    iss: SeqNum,
+    ts: TsClock,
+    /// The peer's SYN, if it crossed ours.
+    crossed: Option<HalfOpen>,
+    started_at: Time,
+    /// SYNs sent again.
+    retries: u8,
+    pub(crate) deadline: Time,
+    /// Something is to be sent: our SYN or SYN-ACK, or an acknowledgement.
+    send: Option<Send>,
+    soft_error: Option<Failure>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Send {
+    Syn,
+    Ack,
+}
+
+/// How a segment or a timeout moves an opening on.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Still opening.
+    Wait,
+    /// Answer with a reset (RFC 9293 §3.10.7.3).
+    Reset,
+    /// Synchronized; the segment may carry more.
+    Established(Box<Connection>),
+    /// It is over, and the handle knows.
+    Failed,
+}
+
+impl Opening {
+    /// OPEN (RFC 9293 §3.10.1).
+    pub(crate) fn new(
+        link: Arc<StreamLink>,
+        options: SocketOptions,
+        iss: SeqNum,
+        ts_offset: u32,
+        path: Path,
+        now: Time,
+    ) -> Self {
+        Self {
+            link,
+            options,
+            path,
+            iss,
+            ts: TsClock { offset: ts_offset, recent: 0, recent_at: now },
+            crossed: None,
+            started_at: now,
+            retries: 0,
+            deadline: now + INITIAL_RTO,
+            send: Some(Send::Syn),
+            soft_error: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        if self.crossed.is_some() { State::SynReceived } else { State::SynSent }
+    }
+
+    /// Whether an ICMP error's quote is of our SYN.
+    pub(crate) fn sent(&self, seq: SeqNum) -> bool {
+        seq == self.iss
+    }
+
+    /// ICMP says that it is in vain: at once if `hard`, else when the time is over.
+    pub(crate) fn on_icmp(&mut self, failure: Failure, hard: bool, cx: &mut Context<'_>) -> Progress {
+        if hard {
+            self.link.fail(failure, cx.wakes);
+            return Progress::Failed;
+        }
+        self.soft_error = Some(failure);
+        Progress::Wait
+    }
+
+    /// The next segment to send.
+    pub(crate) fn poll_segment(&mut self, cx: &Context<'_>) -> Option<TcpHeader> {
+        let send = self.send.take()?;
+        if let Some(crossed) = &self.crossed {
+            return Some(match send {
+                Send::Syn => crossed.syn_ack(&self.options, self.path, cx.config, cx.now),
+                Send::Ack => crossed.acknowledgement(&self.options, cx.config, cx.now),
+            });
+        }
+        // RFC 3168 §6.1.1.1: a SYN that gets no answer is sent again without ECN.
+        let ecn = cx.config.ecn && self.retries == 0;
+        let mss = self.path.announced_mss(&self.options);
+        let ts = Timestamps { val: self.ts.val(cx.now), ecr: 0 };
+        Some(TcpHeader {
+            seq: self.iss,
+            ack: None,
+            wnd: first_window(&self.options, cx.config),
+            flags: Flags::SYN | if ecn { Flags::ECE | Flags::CWR } else { Flags::NONE },
+            options: Negotiated::syn_options(None, mss, ts, cx.config),
+            ..TcpHeader::default()
+        })
+    }
+
+    /// RFC 9293 §3.10.7.3, or §3.10.7.4 after a simultaneous open.
+    pub(crate) fn on_segment(&mut self, seg: &Segment, cx: &mut Context<'_>) -> Progress {
+        match self.crossed.take() {
+            None => self.in_syn_sent(seg, cx),
+            Some(crossed) => self.in_syn_received(crossed, seg, cx),
+        }
+    }
+
+    fn in_syn_sent(&mut self, seg: &Segment, cx: &mut Context<'_>) -> Progress {
+        let header = &seg.header;
+        let rst = header.flags.has(Flags::RST);
+        if header.ack.is_some_and(|ack| ack != self.iss + 1) {
+            return if rst { Progress::Wait } else { Progress::Reset };
+        }
+        if rst {
+            if header.ack.is_none() {
+                return Progress::Wait;
+            }
+            cx.counters.resets_received += 1;
+            self.link.fail(Failure::Refused, cx.wakes);
+            return Progress::Failed;
+        }
+        if !header.flags.has(Flags::SYN) {
+            return Progress::Wait;
+        }
+        if header.ack.is_none() {
+            // Simultaneous open (RFC 9293 §3.5): both SYNs crossed.
+            let mut crossed = HalfOpen::new(seg, self.iss, self.ts.offset, self.path, cx);
+            crossed.retries = self.retries;
+            self.crossed = Some(crossed);
+            self.send = Some(Send::Syn);
+            return Progress::Wait;
+        }
+        // RFC 3168 §6.1.1: ECE without CWR agrees.
+        let ecn = cx.config.ecn && header.flags.has(Flags::ECE) && !header.flags.has(Flags::CWR);
+        let ts = header.options.timestamps.filter(|_| cx.config.timestamps);
+        if let Some(ts) = ts {
+            (self.ts.recent, self.ts.recent_at) = (ts.val, cx.now);
+        }
+        let from = Established {
+            iss: self.iss,
+            irs: header.seq,
+            agreed: Negotiated::new(&header.options, ecn, self.path.is_v6, cx.config),
+            ts: self.ts,
+            wnd: u32::from(header.wnd),
+            advertised: first_window(&self.options, cx.config),
+            rtt: (self.retries == 0).then(|| cx.now.since(self.started_at).max(Duration::from_micros(1))),
+            mtu: self.path.mtu,
+            is_v6: self.path.is_v6,
+        };
+        let mut connection = Connection::new(Arc::clone(&self.link), self.options, &from, cx);
+        connection.acknowledge();
+        Progress::Established(Box::new(connection))
+    }
+
+    fn in_syn_received(&mut self, crossed: HalfOpen, seg: &Segment, cx: &mut Context<'_>) -> Progress {
+        let header = &seg.header;
+        let window = first_window(&self.options, cx.config);
+        // The peer's SYN-ACK repeats its SYN, which is before the window, and acknowledges ours.
+        let answer = header.flags.has(Flags::SYN | Flags::ACK)
+            && !header.flags.has(Flags::RST)
+            && header.seq == crossed.irs
+            && header.ack == Some(crossed.iss + 1);
+        let reaction = if answer { Reaction::Complete } else { crossed.on_segment(seg, window, cx.now) };
+        let progress = match reaction {
+            Reaction::Complete => {
+                let from = crossed.established(&self.options, self.path, cx);
+                let mut connection = Connection::new(Arc::clone(&self.link), self.options, &from, cx);
+                connection.acknowledge();
+                return Progress::Established(Box::new(connection));
+            }
+            Reaction::Forget => {
+                cx.counters.resets_received += 1;
+                self.link.fail(Failure::Refused, cx.wakes);
+                return Progress::Failed;
+            }
+            Reaction::Reset => Progress::Reset,
+            Reaction::Repeat => {
+                self.send = Some(Send::Syn);
+                Progress::Wait
+            }
+            Reaction::Acknowledge => {
+                self.send = Some(Send::Ack);
+                Progress::Wait
+            }
+            Reaction::Drop => Progress::Wait,
+        };
+        self.crossed = Some(crossed);
+        progress
+    }
+
+    /// The retransmission timer of our SYN or SYN-ACK.
+    pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) -> Progress {
+        let user_limit = self.options.user_timeout.is_some_and(|limit| cx.now.since(self.started_at) >= limit);
+        if self.retries >= cx.config.syn_retries || user_limit {
+            cx.counters.timed_out += 1;
+            self.link.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx.wakes);
+            return Progress::Failed;
+        }
+        self.retries += 1;
+        cx.counters.segments_retransmitted += 1;
+        if let Some(crossed) = &mut self.crossed {
+            crossed.retries = self.retries;
+        }
+        self.send = Some(Send::Syn);
+        let rto = INITIAL_RTO * 2_u32.saturating_pow(u32::from(self.retries.min(16)));
+        self.deadline = cx.now + rto.min(cx.config.rto_max);
+        Progress::Wait
+    }
+
+    /// A line of the netstat view.
+    pub(crate) fn socket_info(&self, now: Time) -> SocketInfo {
+        SocketInfo {
+            state: self.state(),
+            local: self.link.local_addr(),
+            peer: Some(self.link.peer()),
+            recv_queue: 0,
+            send_queue: self.link.send.queued(),
+            half_open: 0,
+            timer: Some((TimerKind::Retransmit, self.deadline.since(now))),
+            owned: true,
+        }
+    }
+}

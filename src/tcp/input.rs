@@ -1,0 +1,331 @@
+//! SEGMENT ARRIVES in the synchronized states (RFC 9293 §3.10.7.4): the RFC's steps in its order.
+
+use std::{
+    ops::ControlFlow::{self, Break, Continue},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    error::Failure,
+    info::State,
+    packet::Payload,
+    seq::SeqNum,
+    tcp::{
+        Context, Segment,
+        assembler::Limits,
+        connection::Connection,
+        state::Event,
+        timers::Timer,
+    },
+    wire::tcp::Flags,
+};
+
+/// Segments that deserve no better bring one acknowledgement in this time, and each connection
+/// counts for itself (Linux: `tcp_invalid_ratelimit`; CVE-2016-5696).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How a step ends the processing of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Silently,
+    /// Tell the peer what we expect.
+    WithAck,
+    /// The same, but not too often (RFC 5961 §7).
+    Challenge,
+    /// The peer has reset the connection.
+    Reset,
+    /// We reset it: there is nobody left to take its data.
+    Abort,
+}
+
+impl Connection {
+    /// A segment for this connection.
+    pub(crate) fn on_segment(&mut self, seg: Segment, cx: &mut Context<'_>) {
+        self.counts.segments_received += u64::from(seg.count);
+        let Break(verdict) = self.process(seg, cx) else { return };
+        match verdict {
+            Verdict::Silently => {}
+            Verdict::WithAck => self.rcv.ack.now = true,
+            Verdict::Challenge => self.challenge(cx),
+            Verdict::Reset => self.on_reset(cx),
+            Verdict::Abort => self.abort(Failure::Reset, cx),
+        }
+    }
+
+    fn process(&mut self, seg: Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+        if self.state == State::Closed {
+            return Break(Verdict::Silently);
+        }
+        self.check_timestamp(&seg, cx)?;
+        self.check_sequence(&seg, cx)?;
+        self.check_rst(&seg)?;
+        self.check_syn(&seg)?;
+        self.note_heard(&seg, cx);
+        self.process_ack(&seg, cx)?;
+        // Urgent data is in line, and its pointer changes nothing (RFC 6093 §3.2; see `Recv`).
+        self.process_text(seg, cx)
+    }
+
+    /// PAWS (RFC 7323 §5.3): an old timestamp makes an old duplicate. A reset is exempt.
+    fn check_timestamp(&mut self, seg: &Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+        let Some(ts) = seg.header.options.timestamps.filter(|_| self.agreed.timestamps) else {
+            return Continue(());
+        };
+        let rst = seg.header.flags.has(Flags::RST);
+        if !rst && self.ts.is_old(ts.val, cx.now) {
+            cx.counters.drop_paws += 1;
+            return Break(if seg.seq_len() > 0 { Verdict::WithAck } else { Verdict::Challenge });
+        }
+        Continue(())
+    }
+
+    /// First: is any of it in the window?
+    fn check_sequence(&mut self, seg: &Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+        let seq = seg.header.seq;
+        if self.rcv.accepts(seq, seg.seq_len()) {
+            return Continue(());
+        }
+        if seg.header.flags.has(Flags::RST) {
+            cx.counters.drop_out_of_window += 1;
+            return Break(Verdict::Silently);
+        }
+        // "Special allowance should be made to accept valid ACKs" at a closed window; process_text
+        // keeps the text out.
+        let nxt = self.rcv.seq(self.rcv.nxt);
+        if self.rcv.wnd() == 0 && seq == nxt && !seg.header.flags.has(Flags::SYN) {
+            return Continue(());
+        }
+        if seg.header.flags.has(Flags::SYN) {
+            return Break(Verdict::Challenge);
+        }
+        cx.counters.drop_out_of_window += 1;
+        if seg.len > 0 && seq.is_before(nxt) && self.agreed.sack {
+            self.note_duplicate(seq, seg.len);
+        }
+        Break(if seg.seq_len() > 0 { Verdict::WithAck } else { Verdict::Challenge })
+    }
+
+    /// Tells the peer with the next acknowledgement that it sent `len` bytes once more (RFC 2883).
+    fn note_duplicate(&mut self, seq: SeqNum, len: u32) {
+        let Some(start) = self.rcv.position(seq) else { return };
+        self.rcv.dsack = Some((start, (start + u64::from(len)).min(self.rcv.nxt)));
+    }
+
+    /// Second: a reset must hit RCV.NXT exactly, to blunt blind attacks (RFC 5961 §3.2).
+    fn check_rst(&self, seg: &Segment) -> ControlFlow<Verdict> {
+        if !seg.header.flags.has(Flags::RST) {
+            Continue(())
+        } else if seg.header.seq == self.rcv.seq(self.rcv.nxt) {
+            Break(Verdict::Reset)
+        } else {
+            Break(Verdict::Challenge)
+        }
+    }
+
+    /// Fourth: a SYN is never in order here (RFC 5961 §4.2).
+    fn check_syn(&self, seg: &Segment) -> ControlFlow<Verdict> {
+        if seg.header.flags.has(Flags::SYN) { Break(Verdict::Challenge) } else { Continue(()) }
+    }
+
+    /// The peer is there: timestamps, keep-alive and ECN.
+    fn note_heard(&mut self, seg: &Segment, cx: &Context<'_>) {
+        self.heard_at = cx.now;
+        if self.snd.flight_size() == 0 && self.snd.unsent() == 0 {
+            self.probes = 0;
+        }
+        // RFC 7323 §4.3: only what is in order or overlaps it may update TS.Recent.
+        if let Some(ts) = seg.header.options.timestamps.filter(|_| self.agreed.timestamps) {
+            let last_ack_sent = self.rcv.seq(self.rcv.ack.sent);
+            if seg.header.seq.is_at_or_before(last_ack_sent) && !self.ts.is_old(ts.val, cx.now) {
+                (self.ts.recent, self.ts.recent_at) = (ts.val, cx.now);
+            }
+        }
+        if self.agreed.ecn {
+            if seg.header.flags.has(Flags::CWR) {
+                self.ecn.echo = false;
+            }
+            self.ecn.echo |= seg.ce;
+        }
+    }
+
+    /// Fifth: the ACK field. What it acknowledges is handled in `ack`.
+    fn process_ack(&mut self, seg: &Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+        let Some(ack) = seg.header.ack else {
+            cx.counters.drop_bad_flags += 1;
+            return Break(Verdict::Silently);
+        };
+        // RFC 5961 §5.2: neither of what was never sent, nor older than the window.
+        let oldest = self.snd.una.saturating_sub(u64::from(self.snd.max_wnd));
+        let position = self.snd.position(ack).filter(|ack| (oldest..=self.snd.nxt).contains(ack));
+        let Some(position) = position else {
+            cx.counters.drop_bad_ack += 1;
+            return Break(Verdict::Challenge);
+        };
+        if position >= self.snd.una {
+            let window_changed = self.update_window(seg, position);
+            self.on_ack(position, seg, window_changed, cx);
+        }
+        if self.state == State::Closed || self.state == State::TimeWait && seg.seq_len() == 0 {
+            return Break(Verdict::Silently);
+        }
+        Continue(())
+    }
+
+    /// SND.WND, unless the segment is older than the last that set it. Whether it changed.
+    fn update_window(&mut self, seg: &Segment, ack: u64) -> bool {
+        let Some(seq) = self.rcv.position(seg.header.seq) else { return false };
+        let snd = &mut self.snd;
+        if snd.wl1 > seq || snd.wl1 == seq && snd.wl2 > ack {
+            return false;
+        }
+        let wnd = u32::from(seg.header.wnd) << snd.shift;
+        let changed = wnd != snd.wnd;
+        (snd.wnd, snd.wl1, snd.wl2) = (wnd, seq, ack);
+        snd.max_wnd = snd.max_wnd.max(wnd);
+        changed
+    }
+
+    /// Seventh and eighth: text and FIN.
+    fn process_text(&mut self, seg: Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+        let fin = seg.header.flags.has(Flags::FIN);
+        if seg.len == 0 && !fin {
+            return Continue(());
+        }
+        match self.state {
+            State::Established | State::FinWait1 | State::FinWait2 => {}
+            // The peer has sent its FIN: there can be no more text, only repetitions.
+            _ => return Break(Verdict::WithAck),
+        }
+        let Some(start) = self.rcv.position(seg.header.seq) else { return Break(Verdict::WithAck) };
+        let end = start + u64::from(seg.len);
+        if self.orphan && end > self.rcv.nxt {
+            return Break(Verdict::Abort);
+        }
+        self.measure_segment(&seg);
+        let nxt_before = self.rcv.nxt;
+        if fin && end <= self.rcv.adv && self.rcv.fin.is_none_or(|at| end <= at) {
+            self.rcv.fin = Some(end);
+        }
+        if seg.len > 0 {
+            self.take_text(start, seg, cx);
+        }
+        if fin || self.rcv.nxt == nxt_before {
+            self.rcv.ack.now = true;
+        }
+        self.check_fin(cx);
+        self.schedule_ack(cx);
+        Continue(())
+    }
+
+    /// Learns what the peer's full-sized segments are.
+    fn measure_segment(&mut self, seg: &Segment) {
+        let each = seg.len.div_ceil(seg.count.max(1)).min(u32::from(u16::MAX)) as u16;
+        self.rcv.mss = self.rcv.mss.max(each);
+    }
+
+    /// Cuts the text to what is new and in the window, and queues it where it belongs.
+    fn take_text(&mut self, start: u64, seg: Segment, cx: &mut Context<'_>) {
+        let edge = self.rcv.fin.map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
+        let end = start + u64::from(seg.len);
+        if start < self.rcv.nxt && self.agreed.sack {
+            self.note_duplicate(seg.header.seq, seg.len);
+        }
+        let (from, to) = (start.max(self.rcv.nxt), end.min(edge));
+        if to <= from {
+            cx.counters.drop_out_of_window += u64::from(end > self.rcv.nxt);
+            return;
+        }
+        let payload = cut(seg.payload, (from - start) as usize, (to - start) as usize);
+        if from == self.rcv.nxt {
+            self.take_in_order(payload, to, seg.count, cx);
+        } else {
+            self.take_out_of_order(payload, from, cx);
+        }
+    }
+
+    fn take_in_order(&mut self, payload: Payload, end: u64, count: u32, cx: &mut Context<'_>) {
+        let before = self.rcv.nxt;
+        self.rcv.nxt = end;
+        self.link.recv.push(payload, cx.wakes);
+        if !self.rcv.assembler.is_empty() {
+            // A hole was filled: the peer's loss recovery waits for this.
+            self.rcv.ack.now = true;
+            let mut rest = Payload::new();
+            self.rcv.nxt = self.rcv.assembler.take_in_order(self.rcv.nxt, |chunk: Bytes| rest.push(chunk));
+            if !rest.is_empty() {
+                self.link.recv.push(rest, cx.wakes);
+            }
+        }
+        let bytes = (self.rcv.nxt - before).min(u64::from(u32::MAX)) as u32;
+        self.rcv.on_data(bytes, count, cx.now);
+        self.tune_receive_buffer(cx.now, cx.config);
+    }
+
+    fn take_out_of_order(&mut self, payload: Payload, start: u64, cx: &mut Context<'_>) {
+        let inserted = self.rcv.assembler.insert(start, &payload, &Limits::default());
+        if let Some(duplicate) = inserted.duplicate.filter(|_| self.agreed.sack) {
+            self.rcv.dsack = Some((duplicate.start, duplicate.end));
+        }
+        cx.counters.drop_out_of_order += u64::from(inserted.dropped > 0);
+        self.rcv.ack.now = true;
+    }
+
+    /// The peer's FIN, when every byte before it has arrived.
+    fn check_fin(&mut self, cx: &mut Context<'_>) {
+        if self.rcv.fin != Some(self.rcv.nxt) {
+            return;
+        }
+        self.rcv.nxt += 1;
+        self.rcv.adv = self.rcv.adv.max(self.rcv.nxt);
+        self.rcv.assembler.clear();
+        self.rcv.ack.now = true;
+        self.link.recv.finish(cx.wakes);
+        self.transition(Event::FinReceived);
+    }
+
+    /// What is not acknowledged at once is so a little later.
+    fn schedule_ack(&mut self, cx: &Context<'_>) {
+        if !self.rcv.ack.now && self.rcv.ack.pending > 0 && !self.timers.is_running(Timer::DelayedAck) {
+            self.timers.start(Timer::DelayedAck, cx.now + cx.config.delayed_ack);
+        }
+    }
+
+    /// One acknowledgement for a segment that deserves no better, unless there was one just now.
+    fn challenge(&mut self, cx: &mut Context<'_>) {
+        if self.challenged_at.is_some_and(|at| cx.now.since(at) < CHALLENGE_INTERVAL) {
+            cx.counters.limited += 1;
+            return;
+        }
+        self.challenged_at = Some(cx.now);
+        cx.counters.challenge_acks += 1;
+        self.rcv.ack.now = true;
+    }
+
+    /// The peer's reset. After its FIN nobody will read what we still write (Linux: EPIPE).
+    fn on_reset(&mut self, cx: &mut Context<'_>) {
+        cx.counters.resets_received += 1;
+        let failure = if self.state == State::CloseWait { Failure::BrokenPipe } else { Failure::Reset };
+        self.fail(failure, cx);
+    }
+}
+
+/// Bytes `from` up to `to` of a payload, without a copy.
+fn cut(payload: Payload, from: usize, to: usize) -> Payload {
+    let total: usize = payload.iter().map(Bytes::len).sum();
+    if (from, to) == (0, total) {
+        return payload;
+    }
+    let mut at = 0;
+    let mut rest = Payload::new();
+    for chunk in payload {
+        let (start, end) = (at, at + chunk.len());
+        at = end;
+        let (cut_start, cut_end) = (from.max(start), to.min(end));
+        if cut_start < cut_end {
+            rest.push(chunk.slice(cut_start - start..cut_end - start));
+        }
+    }
+    rest
+}

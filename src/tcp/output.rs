@@ -1,0 +1,434 @@
+//! What to send next: a reset, what was lost, new data, a probe, or a bare acknowledgement.
+
+use std::time::Duration;
+
+use crate::{
+    info::State,
+    packet::Payload,
+    tcp::{Context, Outgoing, connection::Connection, recovery::{Mode, Probe}, timers::Timer},
+    wire::{
+        options::{SackBlocks, TcpOptions},
+        tcp::{Flags, TcpHeader},
+    },
+};
+
+/// Payload of the largest super-segment: with 60 bytes of each header the packet stays below 64 KiB.
+const SUPER_SEGMENT_MAX: u64 = 65_535 - 120;
+
+/// Chunks of data that one segment may refer to; small writes are joined before they get here.
+const SLICES_MAX: usize = 16;
+
+/// A pause after which what comes is not an answer any more (Linux: `TCP_ATO_MIN`).
+const ANSWER_WITHIN: Duration = Duration::from_millis(40);
+
+/// A range of the stream to send.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    start: u64,
+    /// Where it ends, without the FIN.
+    end: u64,
+    fin: bool,
+}
+
+impl Connection {
+    /// The next segment to send, until there is none. Then the timers are right.
+    pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if let Some(seq) = self.pending.reset.take() {
+            return Some(self.reset_segment(seq, cx));
+        }
+        match self.state {
+            State::Closed => return None,
+            State::TimeWait => return self.bare_ack(cx),
+            _ => {}
+        }
+        self.pull();
+        self.retransmission(cx)
+            .or_else(|| self.loss_probe(cx))
+            .or_else(|| self.new_data(cx))
+            .or_else(|| self.window_probe(cx))
+            .or_else(|| self.keepalive_probe(cx))
+            .or_else(|| self.bare_ack(cx))
+    }
+
+    /// RFC 9293 §3.10.5.
+    fn reset_segment(&mut self, seq: crate::seq::SeqNum, cx: &mut Context<'_>) -> Outgoing {
+        cx.counters.resets_sent += 1;
+        let mut header = self.header(Flags::RST | Flags::ACK, cx);
+        header.seq = seq;
+        self.outgoing(header, Payload::new(), 0)
+    }
+
+    /// Payload bytes of a full segment that also carries what SACK blocks there are to send.
+    fn current_mss(&self) -> u64 {
+        let blocks = self.sack_block_count();
+        let options = if blocks > 0 { 4 + 8 * blocks as u64 } else { 0 };
+        u64::from(self.snd.mss).saturating_sub(options).max(16)
+    }
+
+    fn sack_block_count(&self) -> usize {
+        if !self.agreed.sack {
+            return 0;
+        }
+        let max = if self.agreed.timestamps { 3 } else { 4 };
+        (usize::from(self.rcv.dsack.is_some()) + self.rcv.assembler.range_count()).min(max)
+    }
+
+    /// What congestion control lets out now, in bytes.
+    fn allowance(&self) -> u64 {
+        match self.recovery.mode {
+            Mode::Fast { prr, .. } => prr.allowance,
+            Mode::Open | Mode::Rto { .. } => {
+                u64::from(self.cc.window()).saturating_sub(self.recovery.in_flight())
+            }
+        }
+    }
+
+    /// What is marked as lost goes first, within the window and the current path MTU, never copied.
+    fn retransmission(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        let lost = *self.recovery.board.next_lost()?;
+        let mss = self.current_mss();
+        let allowance = self.allowance();
+        let alone = self.recovery.in_flight() == 0;
+        if allowance < mss.min(lost.end - lost.start) && !alone {
+            return None;
+        }
+        // A window that the peer took back leaves one segment to try (MAY-7).
+        let window = self.snd.right_edge().saturating_sub(lost.start).max(mss);
+        let max = allowance.max(mss).min(window).min(SUPER_SEGMENT_MAX);
+        let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
+        let segment = self.data_segment(range, mss, cx);
+        let len = range.end + u64::from(range.fin) - range.start;
+        let snapshot = self.recovery.snapshot(cx.now);
+        self.recovery.board.on_retransmitted_lost(len, cx.now, snapshot);
+        self.count_retransmission(range.start, len, cx);
+        if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
+            prr.on_sent(len);
+        }
+        if range.start == self.snd.una {
+            self.timers.start(Timer::Retransmit, cx.now + self.rtt.rto());
+        }
+        self.set_loss_timers(false, cx.now);
+        Some(segment)
+    }
+
+    /// At most `max` bytes of what was sent before from `start` to `end`, the FIN told apart.
+    fn sent_range(&self, start: u64, end: u64, max: u64) -> Range {
+        let mut end = end.min(start + max);
+        if let Some(more) = self.slices_limit(start, end) {
+            end = more;
+        }
+        let fin = self.snd.fin.is_some_and(|fin| end > fin);
+        Range { start, end: end - u64::from(fin), fin }
+    }
+
+    /// Where a segment from `start` has to end for it not to refer to too many chunks.
+    fn slices_limit(&self, start: u64, end: u64) -> Option<u64> {
+        let data_end = self.snd.data_end().min(end);
+        if data_end <= start {
+            return None;
+        }
+        self.snd.queue.end_of_chunks(start - 1, SLICES_MAX).map(|offset| offset + 1).filter(|limit| *limit < data_end)
+    }
+
+    fn count_retransmission(&mut self, start: u64, len: u64, cx: &mut Context<'_>) {
+        self.counts.retransmitted += len;
+        cx.counters.segments_retransmitted += 1;
+        self.recovery.on_retransmission(len, self.ts.val(cx.now));
+        tracing::trace!(start, len, "retransmit");
+    }
+
+    /// One segment more, new if there is one, else the last (RFC 8985 §7.3).
+    fn loss_probe(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if !std::mem::take(&mut self.pending.loss_probe) {
+            return None;
+        }
+        cx.counters.loss_probes += 1;
+        let mss = self.current_mss();
+        let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
+        let fresh = self.snd.unsent().min(mss);
+        if fresh > 0 && fresh <= window {
+            let range = self.new_range(fresh);
+            let segment = self.send_new(range, mss, cx);
+            self.recovery.probe = Some(Probe { end: self.snd.nxt, retransmitted: false });
+            self.timers.stop(Timer::LossProbe);
+            return Some(segment);
+        }
+        let last = *self.recovery.board.last()?;
+        let range = self.sent_range(last.start.max(last.end.saturating_sub(mss)), last.end, mss);
+        let len = range.end + u64::from(range.fin) - range.start;
+        let segment = self.data_segment(range, mss, cx);
+        let snapshot = self.recovery.snapshot(cx.now);
+        self.recovery.board.on_probed(len, cx.now, snapshot);
+        self.recovery.probe = Some(Probe { end: self.snd.nxt, retransmitted: true });
+        self.count_retransmission(range.start, len, cx);
+        self.timers.stop(Timer::LossProbe);
+        Some(segment)
+    }
+
+    /// New data, as a super-segment as large as windows, Nagle and silly-window avoidance allow.
+    fn new_data(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        let unsent = self.snd.unsent();
+        if unsent == 0 && !self.snd.fin_unsent() {
+            return None;
+        }
+        if self.recovery.board.lost() > 0 && matches!(self.recovery.mode, Mode::Rto { .. }) {
+            return None;
+        }
+        self.restart_after_idle(cx);
+        let mss = self.current_mss();
+        let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
+        let Some(len) = self.sendable(unsent, window, mss) else {
+            self.watch_window(unsent, window, cx);
+            return None;
+        };
+        let mut range = self.new_range(len);
+        range.fin = self.snd.fin == Some(range.end) && window > len;
+        if range.end == range.start && !range.fin {
+            self.watch_window(unsent, window, cx);
+            return None;
+        }
+        self.probes = 0;
+        self.timers.stop(Timer::ZeroWindowProbe);
+        Some(self.send_new(range, mss, cx))
+    }
+
+    /// RFC 5681 §4.1: after a pause the old window says nothing about the path.
+    fn restart_after_idle(&mut self, cx: &Context<'_>) {
+        if self.snd.flight_size() > 0 {
+            return;
+        }
+        let idle = cx.now.since(self.data_sent_at);
+        if idle > self.rtt.rto() {
+            self.cc.on_idle_restart(idle, self.rtt.rto());
+        }
+    }
+
+    /// How many bytes of new data may go out now: zero for a FIN alone, `None` for nothing.
+    fn sendable(&mut self, unsent: u64, window: u64, mss: u64) -> Option<u64> {
+        let allowance = self.allowance();
+        let alone = self.recovery.in_flight() == 0;
+        if unsent == 0 {
+            return (window > 0).then_some(0);
+        }
+        let cwnd = if alone { allowance.max(mss) } else { allowance };
+        let limit = window.min(cwnd).min(SUPER_SEGMENT_MAX);
+        let cwnd_limited = cwnd < unsent.min(window);
+        if cwnd_limited {
+            self.cwnd_limited_until = self.snd.nxt.max(self.snd.una + 1);
+        }
+        if limit >= unsent {
+            return self.without_small_tail(unsent, mss);
+        }
+        let whole = limit / mss * mss;
+        if whole == 0 {
+            // Only the window may be too small for a segment, and then it must be half of the
+            // largest that we saw (RFC 9293 §3.8.6.2.1).
+            let worth = window <= cwnd && limit > 0 && limit >= u64::from(self.snd.max_wnd) / 2;
+            return worth.then_some(limit);
+        }
+        (!self.waits_for_more(whole, window, cwnd_limited)).then_some(whole)
+    }
+
+    /// More acknowledgements are on their way: a larger segment a little later costs both ends
+    /// less (Linux: `tcp_tso_should_defer`).
+    fn waits_for_more(&self, len: u64, window: u64, cwnd_limited: bool) -> bool {
+        let total = u64::from(self.cc.window()).min(window + self.recovery.in_flight());
+        cwnd_limited && self.recovery.is_open() && self.recovery.in_flight() > 0 && len < SUPER_SEGMENT_MAX / 2 && len < total / 3
+    }
+
+    /// Nagle (RFC 9293 §3.7.4) in Minshall's variant: one small segment at a time is on its way.
+    fn without_small_tail(&self, unsent: u64, mss: u64) -> Option<u64> {
+        let tail = unsent % mss;
+        let fin = self.snd.fin.is_some();
+        let small_in_flight = self.snd.small_end > self.snd.una;
+        let held = !fin && (self.options.cork || !self.options.nodelay && small_in_flight);
+        match (tail > 0 && held, unsent - tail) {
+            (false, _) => Some(unsent),
+            (true, 0) => None,
+            (true, whole) => Some(whole),
+        }
+    }
+
+    /// Nothing is in flight that could bring a window update: probe for one.
+    fn watch_window(&mut self, unsent: u64, window: u64, cx: &Context<'_>) {
+        let waiting = self.snd.flight_size() == 0 && (unsent > window || window == 0) && !self.options.cork;
+        if waiting && !self.timers.is_running(Timer::ZeroWindowProbe) && !self.pending.window_probe {
+            self.timers.start(Timer::ZeroWindowProbe, cx.now + self.rtt.rto());
+        }
+    }
+
+    fn new_range(&self, len: u64) -> Range {
+        let start = self.snd.nxt;
+        let end = self.slices_limit(start, start + len).unwrap_or(start + len);
+        Range { start, end, fin: false }
+    }
+
+    /// Sends a range for the first time.
+    fn send_new(&mut self, range: Range, mss: u64, cx: &mut Context<'_>) -> Outgoing {
+        let segment = self.data_segment(range, mss, cx);
+        let (len, now) = (range.end - range.start, cx.now);
+        let taken = len + u64::from(range.fin);
+        let snapshot = self.recovery.snapshot(now);
+        let flight = self.recovery.in_flight();
+        self.recovery.board.on_sent(range.start..range.start + taken, now, snapshot);
+        if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
+            prr.on_sent(taken);
+        }
+        self.snd.nxt += taken;
+        if len % mss > 0 {
+            self.snd.small_end = self.snd.nxt;
+        }
+        self.cc.on_sent(taken as u32, flight.min(u64::from(u32::MAX)) as u32, now);
+        if self.snd.unsent() == 0 && self.allowance() >= mss {
+            self.recovery.set_app_limited();
+        }
+        // An answer to what was received: further acknowledgements ride on answers.
+        if len > 0 && now.since(self.rcv.ack.last_data) < ANSWER_WITHIN && self.rcv.nxt > 1 {
+            self.rcv.ack.interactive = true;
+        }
+        self.data_sent_at = now;
+        self.set_loss_timers(false, now);
+        segment
+    }
+
+    /// A segment of data, and perhaps the FIN. Everything that can ride on it does.
+    fn data_segment(&mut self, range: Range, mss: u64, cx: &mut Context<'_>) -> Outgoing {
+        let mut flags = Flags::ACK;
+        if range.fin {
+            flags = flags | Flags::FIN;
+        }
+        let len = range.end - range.start;
+        // MUST-61: what empties the queue is pushed.
+        if len > 0 && range.end >= self.snd.data_end() {
+            flags = flags | Flags::PSH;
+        }
+        let fresh = range.start >= self.snd.nxt;
+        if std::mem::take(&mut self.ecn.reduced) && fresh {
+            flags = flags | Flags::CWR;
+        }
+        let mut payload = Payload::new();
+        if len > 0 {
+            self.snd.queue.slice(range.start - 1..range.end - 1, &mut payload);
+        }
+        let mut header = self.header(flags, cx);
+        header.seq = self.snd.seq(range.start);
+        let gso_size = if len > mss { mss as u16 } else { 0 };
+        let mut segment = self.outgoing(header, payload, gso_size);
+        segment.ect = self.agreed.ecn && fresh && len > 0;
+        segment
+    }
+
+    /// RFC 9293 §3.8.6.1, as Linux does it: a segment without data that the peer must answer; or,
+    /// when the window is open but small, what fits into it.
+    fn window_probe(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if !std::mem::take(&mut self.pending.window_probe) {
+            return None;
+        }
+        let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
+        let fits = self.snd.unsent().min(window).min(self.current_mss());
+        if fits > 0 {
+            let range = self.new_range(fits);
+            let mss = self.current_mss();
+            return Some(self.send_new(range, mss, cx));
+        }
+        Some(self.probe_segment(cx))
+    }
+
+    fn keepalive_probe(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        std::mem::take(&mut self.pending.keepalive).then(|| self.probe_segment(cx))
+    }
+
+    /// The number before SND.UNA, which is not acceptable and so is acknowledged.
+    fn probe_segment(&mut self, cx: &mut Context<'_>) -> Outgoing {
+        let mut header = self.header(Flags::ACK, cx);
+        header.seq = self.snd.seq(self.snd.una - 1);
+        self.outgoing(header, Payload::new(), 0)
+    }
+
+    fn bare_ack(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if !self.rcv.ack.now {
+            return None;
+        }
+        let header = self.header(Flags::ACK, cx);
+        Some(self.outgoing(header, Payload::new(), 0))
+    }
+
+    /// A header at SND.NXT that acknowledges, advertises, echoes and reports all there is.
+    fn header(&mut self, flags: Flags, cx: &mut Context<'_>) -> TcpHeader {
+        let mut flags = flags;
+        if self.agreed.ecn && self.ecn.echo {
+            flags = flags | Flags::ECE;
+        }
+        let look = self.link.recv.look();
+        let wnd = self.rcv.advertise(look.free, look.capacity);
+        let header = TcpHeader {
+            src_port: 0,
+            dst_port: 0,
+            seq: self.snd.seq(self.snd.nxt),
+            ack: Some(self.rcv.seq(self.rcv.nxt)),
+            wnd,
+            flags,
+            urgent: 0,
+            options: TcpOptions {
+                timestamps: self.agreed.timestamps.then(|| self.ts.option(cx.now)),
+                sack: self.sack_blocks(),
+                ..TcpOptions::default()
+            },
+            header_len: 0,
+        };
+        self.rcv.on_ack_sent();
+        self.timers.stop(Timer::DelayedAck);
+        if self.state != State::Closed && self.ring_for_window(look.capacity) {
+            self.rcv.ack.now = true;
+        }
+        header
+    }
+
+    /// What we hold out of order, a duplicate first (RFC 2018 §4, RFC 2883 §4).
+    fn sack_blocks(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        let max = self.sack_block_count();
+        let mut push = |(start, end): (u64, u64)| blocks.push(self.rcv.seq(start), self.rcv.seq(end));
+        if max == 0 {
+            return blocks;
+        }
+        if let Some(duplicate) = self.rcv.dsack {
+            let _ = push(duplicate);
+        }
+        let held = max - usize::from(self.rcv.dsack.is_some());
+        let ranges = self.rcv.assembler.sack_blocks(held);
+        ranges.iter().for_each(|range| drop(push((range.start, range.end))));
+        blocks
+    }
+
+    /// The room at which an update of the window is worth a segment: twice what the peer may send
+    /// now (Linux: `tcp_cleanup_rbuf`), and never less than silly-window avoidance asks for.
+    fn window_update_at(&self, capacity: usize) -> usize {
+        let wnd = self.rcv.wnd() as usize;
+        let worth = (capacity / 2).min(usize::from(self.rcv.mss));
+        (2 * wnd).max(wnd + worth)
+    }
+
+    /// Asks the pipe to ring at that room; whether it is there already.
+    fn ring_for_window(&self, capacity: usize) -> bool {
+        let at = self.window_update_at(capacity);
+        // A window that cannot double need not be watched.
+        self.link.recv.ring_when_free(if at > capacity { usize::MAX } else { at })
+    }
+
+    /// Whether the reader has made enough room to tell the peer.
+    pub(super) fn window_opened(&self) -> bool {
+        let look = self.link.recv.look();
+        look.free >= self.window_update_at(look.capacity)
+    }
+
+    fn outgoing(&mut self, header: TcpHeader, payload: Payload, gso_size: u16) -> Outgoing {
+        self.counts.segments_sent += 1;
+        Outgoing { header, payload, gso_size, ect: false, ttl: self.options.ttl, tos: self.options.tos }
+    }
+}
+
+/// The largest multiple of `mss` in `max`, but one segment at least.
+fn whole_segments(max: u64, mss: u64) -> u64 {
+    if max < mss { max } else { max / mss * mss }
+}

@@ -1,0 +1,210 @@
+//! RCV.*: what is received, the window to advertise, and when to acknowledge.
+
+use std::time::Duration;
+
+use crate::{
+    seq::SeqNum,
+    tcp::{assembler::Assembler, send::nearest},
+    time::Time,
+};
+
+/// Segments acknowledged at once when a connection starts (Linux: `TCP_MAX_QUICKACKS`).
+const QUICK_ACKS: u8 = 16;
+
+/// The receiving half of a connection. Positions count like those of
+/// [`Send`](crate::tcp::send::Send).
+#[derive(Debug)]
+pub(crate) struct Recv {
+    pub(crate) irs: SeqNum,
+    /// Next expected.
+    pub(crate) nxt: u64,
+    /// The right edge of the window that we advertised; never moves left.
+    pub(crate) adv: u64,
+    /// Rcv.Wind.Shift.
+    pub(crate) shift: u8,
+    /// What came before its turn.
+    pub(crate) assembler: Assembler,
+    /// The position of the peer's FIN, once we have seen it.
+    pub(crate) fin: Option<u64>,
+    pub(crate) ack: AckState,
+    /// The largest segment received: what "full-sized" means (Linux: `rcv_mss`).
+    pub(crate) mss: u16,
+    /// A block to report as received twice (RFC 2883).
+    pub(crate) dsack: Option<(u64, u64)>,
+    pub(crate) tuning: Tuning,
+}
+
+/// When to acknowledge.
+#[derive(Debug)]
+pub(crate) struct AckState {
+    /// An acknowledgement is to go out now.
+    pub(crate) now: bool,
+    /// Bytes received and not acknowledged.
+    pub(crate) pending: u32,
+    /// Segments that are still acknowledged at once.
+    pub(crate) quick: u8,
+    /// We answer what we receive: acknowledgements ride on the answers.
+    pub(crate) interactive: bool,
+    /// When data last came.
+    pub(crate) last_data: Time,
+    /// RCV.NXT as last told to the peer.
+    pub(crate) sent: u64,
+}
+
+/// Measures how fast the application reads, to size the buffer (dynamic right-sizing).
+#[derive(Debug, Default)]
+pub(crate) struct Tuning {
+    /// When this round trip began.
+    pub(crate) since: Time,
+    /// What the application had read then.
+    pub(crate) consumed: u64,
+    /// What it read in the best round trip so far.
+    pub(crate) space: u64,
+}
+
+impl Recv {
+    pub(crate) fn new(irs: SeqNum, now: Time) -> Self {
+        Self {
+            irs,
+            nxt: 1,
+            adv: 1,
+            shift: 0,
+            assembler: Assembler::default(),
+            fin: None,
+            ack: AckState {
+                now: false,
+                pending: 0,
+                quick: QUICK_ACKS,
+                interactive: false,
+                last_data: now,
+                sent: 1,
+            },
+            mss: 536,
+            dsack: None,
+            tuning: Tuning { since: now, ..Tuning::default() },
+        }
+    }
+
+    /// The sequence number of a position.
+    pub(crate) fn seq(&self, position: u64) -> SeqNum {
+        self.irs + position as u32
+    }
+
+    /// The position nearest to RCV.NXT that has this number; `None` if it lies before the stream.
+    pub(crate) fn position(&self, seq: SeqNum) -> Option<u64> {
+        nearest(self.nxt, self.seq(self.nxt), seq)
+    }
+
+    /// RCV.WND: what is left of the window that we advertised.
+    pub(crate) fn wnd(&self) -> u64 {
+        self.adv.saturating_sub(self.nxt)
+    }
+
+    /// The four cases of RFC 9293 §3.10.7.4: whether any of `len` numbers from `start` on is in the
+    /// window. `start` may lie before the stream.
+    pub(crate) fn accepts(&self, start: SeqNum, len: u32) -> bool {
+        let nxt = self.seq(self.nxt);
+        let wnd = self.wnd().min(u64::from(u32::MAX >> 1)) as u32;
+        match (len, wnd) {
+            (0, 0) => start == nxt,
+            (0, _) => start.in_window(nxt, wnd),
+            (_, 0) => false,
+            (_, _) => start.in_window(nxt, wnd) || (start + (len - 1)).in_window(nxt, wnd),
+        }
+    }
+
+    /// Moves the right edge to what `free` bytes of buffer allow, unless that is not worth telling
+    /// (RFC 9293 §3.8.6.2.2), and returns the value of the window field.
+    pub(crate) fn advertise(&mut self, free: usize, capacity: usize) -> u16 {
+        let edge = self.nxt + free as u64;
+        let worth = (capacity / 2).min(usize::from(self.mss)) as u64;
+        let max = u64::from(u16::MAX) << self.shift;
+        if edge >= self.adv + worth || edge > self.adv && free >= capacity {
+            // The field counts in units: rounding up keeps the edge from moving left.
+            let unit = 1_u64 << self.shift;
+            self.adv = self.adv.max(self.nxt + free as u64 / unit * unit);
+        }
+        let wnd = self.wnd().min(max);
+        let field = wnd.div_ceil(1 << self.shift);
+        self.adv = self.adv.max(self.nxt + (field << self.shift));
+        field as u16 // At most u16::MAX, for wnd is at most `max`.
+    }
+
+    /// Data came: says whether to acknowledge now, or later.
+    pub(crate) fn on_data(&mut self, bytes: u32, segments: u32, now: Time) {
+        let idle = now.since(self.ack.last_data);
+        // After a pause the peer starts slowly and waits for acknowledgements.
+        if idle > Duration::from_secs(1) {
+            self.ack.quick = QUICK_ACKS;
+            self.ack.interactive = false;
+        }
+        self.ack.last_data = now;
+        self.ack.pending = self.ack.pending.saturating_add(bytes);
+        let full = u32::from(self.mss).max(1);
+        // SHLD-19: at least every second full-sized segment.
+        if segments >= 2 || self.ack.pending >= 2 * full || (self.ack.quick > 0 && !self.ack.interactive) {
+            self.ack.now = true;
+        }
+    }
+
+    /// An acknowledgement went out, alone or on data.
+    pub(crate) fn on_ack_sent(&mut self) {
+        self.ack.now = false;
+        self.ack.pending = 0;
+        self.ack.quick = self.ack.quick.saturating_sub(1);
+        self.ack.sent = self.nxt;
+        self.dsack = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recv() -> Recv {
+        let mut rcv = Recv::new(SeqNum::new(u32::MAX), Time::ZERO);
+        rcv.advertise(1000, 1000);
+        rcv
+    }
+
+    #[test]
+    fn the_four_cases_of_acceptability() {
+        let mut rcv = recv();
+        let seq = SeqNum::new;
+        assert!(rcv.accepts(seq(0), 0) && rcv.accepts(seq(999), 0) && !rcv.accepts(seq(1000), 0));
+        assert!(!rcv.accepts(seq(u32::MAX), 0));
+        assert!(rcv.accepts(seq(u32::MAX), 2) && !rcv.accepts(seq(u32::MAX), 1));
+        assert!(rcv.accepts(seq(999), 5) && !rcv.accepts(seq(1000), 5));
+        rcv.nxt = rcv.adv;
+        assert!(rcv.accepts(seq(1000), 0) && !rcv.accepts(seq(1001), 0) && !rcv.accepts(seq(1000), 1));
+    }
+
+    #[test]
+    fn the_edge_moves_only_when_it_is_worth_it_and_never_left() {
+        let mut rcv = recv();
+        rcv.mss = 100;
+        rcv.nxt += 1000;
+        assert_eq!(rcv.advertise(0, 1000), 0);
+        assert_eq!(rcv.advertise(99, 1000), 0);
+        assert_eq!(rcv.advertise(100, 1000), 100);
+        assert_eq!(rcv.advertise(10, 1000), 100);
+        rcv.shift = 7;
+        rcv.adv = rcv.nxt + 130;
+        let edge = rcv.adv;
+        let field = rcv.advertise(130, 1000);
+        assert!(rcv.nxt + (u64::from(field) << 7) >= edge);
+    }
+
+    #[test]
+    fn every_second_full_segment_is_acknowledged_at_once() {
+        let mut rcv = recv();
+        rcv.ack.quick = 0;
+        rcv.on_data(536, 1, Time::ZERO);
+        assert!(!rcv.ack.now);
+        rcv.on_data(536, 1, Time::ZERO);
+        assert!(rcv.ack.now);
+        rcv.on_ack_sent();
+        rcv.on_data(5000, 4, Time::ZERO);
+        assert!(rcv.ack.now);
+    }
+}

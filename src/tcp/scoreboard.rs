@@ -1,0 +1,566 @@
+//! What was sent and is not acknowledged yet: which of it is in flight, delivered or lost.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use crate::{tcp::ranges::RangeSet, time::Time};
+
+const NIL: u32 = u32::MAX;
+
+/// Where a sent range of the stream is believed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// On its way. Listed in the order of transmission.
+    InFlight,
+    /// Gone, and to be sent again.
+    Lost,
+    /// At the peer, by a SACK block.
+    Sacked,
+}
+
+/// What the connection had delivered when a segment was sent: the ground of a delivery rate sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Bytes delivered so far.
+    pub(crate) delivered: u64,
+    /// When the last of them was.
+    pub(crate) delivered_at: Time,
+    /// When the first segment of the sampled flight was sent.
+    pub(crate) first_sent_at: Time,
+    /// The application was the limit.
+    pub(crate) app_limited: bool,
+}
+
+/// A range of the stream that was last sent in one segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// When it was last sent.
+    pub(crate) sent_at: Time,
+    /// Whether it was sent more than once.
+    pub(crate) retransmitted: bool,
+    pub(crate) snapshot: Snapshot,
+    place: Place,
+    prev: u32,
+    next: u32,
+}
+
+impl Sent {
+    fn len(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// A list that runs through the segments by their `prev` and `next`.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: NIL, tail: NIL };
+}
+
+/// The retransmission queue with its marks, and counts that are kept as it changes.
+///
+/// Segments are found by position in O(log n), walked by age in O(1), and split where a SACK block
+/// or a retransmission covers a part of one.
+#[derive(Debug)]
+pub(crate) struct Scoreboard {
+    segments: Vec<Sent>,
+    free: Vec<u32>,
+    /// By position in the stream.
+    order: VecDeque<u32>,
+    in_flight_list: List,
+    lost_list: List,
+    sacked: RangeSet,
+    in_flight: u64,
+    lost: u64,
+    /// One more than the highest position known to be delivered.
+    pub(crate) high_delivered: u64,
+}
+
+impl Default for Scoreboard {
+    fn default() -> Self {
+        Self {
+            segments: Vec::new(),
+            free: Vec::new(),
+            order: VecDeque::new(),
+            in_flight_list: List::EMPTY,
+            lost_list: List::EMPTY,
+            sacked: RangeSet::default(),
+            in_flight: 0,
+            lost: 0,
+            high_delivered: 0,
+        }
+    }
+}
+
+impl Scoreboard {
+    /// *Pipe* of RFC 6675: bytes believed to be on their way.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Bytes that are to be sent again.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Bytes that the peer holds out of order.
+    pub(crate) fn sacked(&self) -> u64 {
+        self.sacked.covered()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// When the oldest unacknowledged segment was last sent.
+    pub(crate) fn head_sent_at(&self) -> Option<Time> {
+        self.order.front().map(|&id| self.at(id).sent_at)
+    }
+
+    /// Whether the peer once said that it holds the oldest unacknowledged segment.
+    pub(crate) fn first_is_sacked(&self) -> bool {
+        self.order.front().is_some_and(|&id| self.at(id).place == Place::Sacked)
+    }
+
+    fn at(&self, id: u32) -> &Sent {
+        &self.segments[id as usize]
+    }
+
+    fn at_mut(&mut self, id: u32) -> &mut Sent {
+        &mut self.segments[id as usize]
+    }
+
+    /// New data was sent.
+    pub(crate) fn on_sent(&mut self, range: Range<u64>, now: Time, snapshot: Snapshot) {
+        let sent = Sent {
+            start: range.start,
+            end: range.end,
+            sent_at: now,
+            retransmitted: false,
+            snapshot,
+            place: Place::InFlight,
+            prev: NIL,
+            next: NIL,
+        };
+        self.in_flight += sent.len();
+        let id = self.insert(sent);
+        self.order.push_back(id);
+        self.append(id);
+    }
+
+    /// The next lost range, at most `max` bytes of it: to be sent again, in the order in which it
+    /// was found lost.
+    pub(crate) fn next_lost(&self) -> Option<&Sent> {
+        (self.lost_list.head != NIL).then(|| self.at(self.lost_list.head))
+    }
+
+    /// The first `len` bytes of what [`next_lost`](Self::next_lost) gave were sent again.
+    pub(crate) fn on_retransmitted_lost(&mut self, len: u64, now: Time, snapshot: Snapshot) {
+        let id = self.lost_list.head;
+        let end = self.at(id).start + len;
+        if end < self.at(id).end {
+            let index = self.index_of(self.at(id).start);
+            self.split(index, end);
+        }
+        self.unlink(id);
+        self.lost -= len;
+        self.in_flight += len;
+        self.sent_again(id, now, snapshot);
+    }
+
+    /// The last segment in the queue: what a tail loss probe sends again.
+    pub(crate) fn last(&self) -> Option<&Sent> {
+        self.order.back().map(|&id| self.at(id))
+    }
+
+    /// The last `len` bytes of the queue, which are one segment's or a part of it, were sent again
+    /// as a probe.
+    pub(crate) fn on_probed(&mut self, len: u64, now: Time, snapshot: Snapshot) {
+        let Some(last) = self.last() else { return };
+        let start = last.end - len;
+        if start > last.start {
+            self.split(self.order.len() - 1, start);
+        }
+        let id = self.order[self.order.len() - 1];
+        match self.at(id).place {
+            Place::Sacked => return,
+            Place::Lost => {
+                self.lost -= len;
+                self.in_flight += len;
+            }
+            Place::InFlight => {}
+        }
+        self.unlink(id);
+        self.sent_again(id, now, snapshot);
+    }
+
+    fn sent_again(&mut self, id: u32, now: Time, snapshot: Snapshot) {
+        let sent = self.at_mut(id);
+        sent.sent_at = now;
+        sent.retransmitted = true;
+        sent.snapshot = snapshot;
+        sent.place = Place::InFlight;
+        self.append(id);
+    }
+
+    /// Everything before `una` is acknowledged. Calls `delivered` with each segment that was not
+    /// known to be delivered, and returns their bytes.
+    pub(crate) fn ack_to(&mut self, una: u64, mut delivered: impl FnMut(&Sent)) -> u64 {
+        let mut bytes = 0;
+        while let Some(&id) = self.order.front() {
+            let sent = *self.at(id);
+            if sent.start >= una {
+                break;
+            }
+            let covered = sent.end.min(una) - sent.start;
+            if sent.place != Place::Sacked {
+                bytes += covered;
+                delivered(&Sent { end: sent.end.min(una), ..sent });
+                self.uncount(sent.place, covered);
+            }
+            if sent.end > una {
+                self.at_mut(id).start = una;
+                break;
+            }
+            if sent.place != Place::Sacked {
+                self.unlink(id);
+            }
+            self.order.pop_front();
+            self.free.push(id);
+        }
+        self.sacked.remove_before(una);
+        self.high_delivered = self.high_delivered.max(una);
+        bytes
+    }
+
+    /// The peer holds `block`, which lies between SND.UNA and SND.NXT. As [`ack_to`](Self::ack_to).
+    pub(crate) fn sack(&mut self, block: Range<u64>, mut delivered: impl FnMut(&Sent)) -> u64 {
+        let mut sacked = std::mem::take(&mut self.sacked);
+        let mut bytes = 0;
+        sacked.insert(block, |fresh| bytes += self.sack_fresh(fresh, &mut delivered));
+        self.sacked = sacked;
+        bytes
+    }
+
+    fn sack_fresh(&mut self, fresh: Range<u64>, delivered: &mut impl FnMut(&Sent)) -> u64 {
+        let mut index = self.index_of(fresh.start);
+        if self.order.get(index).is_some_and(|&id| self.at(id).start < fresh.start) {
+            self.split(index, fresh.start);
+            index += 1;
+        }
+        let mut bytes = 0;
+        while let Some(&id) = self.order.get(index) {
+            let sent = *self.at(id);
+            if sent.start >= fresh.end {
+                break;
+            }
+            if sent.end > fresh.end {
+                self.split(index, fresh.end);
+                continue;
+            }
+            bytes += sent.len();
+            delivered(&sent);
+            self.uncount(sent.place, sent.len());
+            self.unlink(id);
+            self.at_mut(id).place = Place::Sacked;
+            index += 1;
+        }
+        self.high_delivered = self.high_delivered.max(fresh.end);
+        bytes
+    }
+
+    /// RFC 8985 §6.2 step 5: what was sent before the segment last delivered (`rack`), and longer
+    /// than `window` ago, is lost. Returns the bytes, and how long until more may be.
+    pub(crate) fn detect_lost(&mut self, rack: (Time, u64), window: Duration, now: Time) -> (u64, Option<Duration>) {
+        let mut bytes = 0;
+        let mut id = self.in_flight_list.head;
+        while id != NIL {
+            let sent = *self.at(id);
+            if (sent.sent_at, sent.end) >= rack {
+                break;
+            }
+            let lost_at = sent.sent_at + window;
+            if lost_at > now {
+                return (bytes, Some(lost_at.since(now)));
+            }
+            bytes += sent.len();
+            self.mark_lost(id);
+            id = sent.next;
+        }
+        (bytes, None)
+    }
+
+    /// The retransmission timer fired: nothing in flight is believed to arrive (RFC 6298 §5.4).
+    /// What SACK said is kept unless `forget_sacks` (the peer reneged, RFC 2018 §8).
+    pub(crate) fn mark_all_lost(&mut self, forget_sacks: bool) {
+        if forget_sacks {
+            self.sacked = RangeSet::default();
+        }
+        for index in 0..self.order.len() {
+            let id = self.order[index];
+            match self.at(id).place {
+                Place::InFlight => self.mark_lost(id),
+                Place::Sacked if forget_sacks => {
+                    self.in_flight += self.at(id).len();
+                    self.append(id);
+                    self.mark_lost(id);
+                }
+                Place::Sacked | Place::Lost => {}
+            }
+        }
+    }
+
+    /// Without SACK only the oldest segment can be known to be lost (RFC 6582 §3.2). Returns the
+    /// bytes that were marked.
+    pub(crate) fn mark_head_lost(&mut self, mss: u64) -> u64 {
+        let Some(&id) = self.order.front() else { return 0 };
+        let head = *self.at(id);
+        if head.place != Place::InFlight {
+            return 0;
+        }
+        if head.len() > mss {
+            self.split(0, head.start + mss);
+        }
+        self.mark_lost(id);
+        self.at(id).len()
+    }
+
+    /// The losses were none: what is marked as lost and was not sent again is in flight after all.
+    pub(crate) fn unmark_lost(&mut self) {
+        while self.lost_list.head != NIL {
+            let id = self.lost_list.head;
+            let len = self.at(id).len();
+            self.unlink(id);
+            self.lost -= len;
+            self.in_flight += len;
+            self.at_mut(id).place = Place::InFlight;
+            // By its age it belongs to the front.
+            self.prepend(id);
+        }
+    }
+
+    fn mark_lost(&mut self, id: u32) {
+        let len = self.at(id).len();
+        self.unlink(id);
+        self.in_flight -= len;
+        self.lost += len;
+        self.at_mut(id).place = Place::Lost;
+        self.append(id);
+    }
+
+    fn uncount(&mut self, place: Place, len: u64) {
+        match place {
+            Place::InFlight => self.in_flight -= len,
+            Place::Lost => self.lost -= len,
+            Place::Sacked => {}
+        }
+    }
+
+    /// Index in `order` of the segment that holds `position`, or of the first behind it.
+    fn index_of(&self, position: u64) -> usize {
+        self.order.partition_point(|&id| self.at(id).end <= position)
+    }
+
+    /// Cuts the segment at `index` in two at `position`, which lies inside of it.
+    fn split(&mut self, index: usize, position: u64) {
+        let id = self.order[index];
+        let front = *self.at(id);
+        let back = self.insert(Sent { start: position, prev: id, ..front });
+        self.at_mut(id).end = position;
+        self.order.insert(index + 1, back);
+        if front.place == Place::Sacked {
+            return;
+        }
+        self.at_mut(id).next = back;
+        if front.next == NIL {
+            self.list(front.place).tail = back;
+        } else {
+            self.at_mut(front.next).prev = back;
+        }
+    }
+
+    fn insert(&mut self, sent: Sent) -> u32 {
+        if let Some(id) = self.free.pop() {
+            *self.at_mut(id) = sent;
+            return id;
+        }
+        self.segments.push(sent);
+        (self.segments.len() - 1) as u32
+    }
+
+    fn list(&mut self, place: Place) -> &mut List {
+        match place {
+            Place::InFlight => &mut self.in_flight_list,
+            Place::Lost | Place::Sacked => &mut self.lost_list,
+        }
+    }
+
+    /// Puts a segment at the end of the list of its place.
+    fn append(&mut self, id: u32) {
+        if self.at(id).place == Place::Sacked {
+            self.at_mut(id).place = Place::InFlight;
+        }
+        let place = self.at(id).place;
+        let tail = std::mem::replace(&mut self.list(place).tail, id);
+        (self.at_mut(id).prev, self.at_mut(id).next) = (tail, NIL);
+        if tail == NIL {
+            self.list(place).head = id;
+        } else {
+            self.at_mut(tail).next = id;
+        }
+    }
+
+    fn prepend(&mut self, id: u32) {
+        let place = self.at(id).place;
+        let head = std::mem::replace(&mut self.list(place).head, id);
+        (self.at_mut(id).prev, self.at_mut(id).next) = (NIL, head);
+        if head == NIL {
+            self.list(place).tail = id;
+        } else {
+            self.at_mut(head).prev = id;
+        }
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Sent { prev, next, place, .. } = *self.at(id);
+        if prev == NIL {
+            self.list(place).head = next;
+        } else {
+            self.at_mut(prev).next = next;
+        }
+        if next == NIL {
+            self.list(place).tail = prev;
+        } else {
+            self.at_mut(next).prev = prev;
+        }
+    }
+
+    /// Gives memory back when nothing is in the queue.
+    pub(crate) fn shrink(&mut self) {
+        if self.order.is_empty() && self.segments.capacity() > 4 {
+            let high_delivered = self.high_delivered;
+            *self = Self { high_delivered, ..Self::default() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn sent(ends: &[u64]) -> Scoreboard {
+        let mut board = Scoreboard::default();
+        let mut start = 0;
+        for (i, &end) in ends.iter().enumerate() {
+            board.on_sent(start..end, Time::from_millis(i as u64), Snapshot::default());
+            start = end;
+        }
+        board
+    }
+
+    #[test]
+    fn counts_follow_acks_sacks_losses_and_retransmissions() {
+        let mut board = sent(&[100, 200, 300, 400]);
+        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (400, 0, 0));
+        let mut seen = Vec::new();
+        // A block that covers a half of the third and the whole fourth.
+        assert_eq!(board.sack(250..400, |s| seen.push((s.start, s.end))), 150);
+        assert_eq!(seen, [(250, 300), (300, 400)]);
+        assert_eq!(board.sack(250..400, |_| panic!("told twice")), 0);
+        assert_eq!((board.in_flight(), board.sacked()), (250, 150));
+        // RACK: the fourth was sent at 3 ms; at 14 ms those sent before with a window of 10 ms are lost.
+        let (lost, more) = board.detect_lost((Time::from_millis(3), 400), 10 * MS, Time::from_millis(11));
+        assert_eq!((lost, more), (200, Some(MS)));
+        assert_eq!(board.next_lost().map(|s| (s.start, s.end)), Some((0, 100)));
+        board.on_retransmitted_lost(60, Time::from_millis(11), Snapshot::default());
+        assert_eq!((board.in_flight(), board.lost()), (110, 140));
+        assert_eq!(board.next_lost().map(|s| (s.start, s.end)), Some((60, 100)));
+        assert_eq!(board.ack_to(80, |_| {}), 80);
+        assert_eq!((board.in_flight(), board.lost()), (50, 120));
+        assert_eq!(board.ack_to(400, |_| {}), 170);
+        assert_eq!((board.in_flight(), board.lost(), board.sacked(), board.is_empty()), (0, 0, 0, true));
+    }
+
+    #[test]
+    fn a_timeout_loses_what_is_in_flight_and_an_undo_finds_it_again() {
+        let mut board = sent(&[100, 200, 300]);
+        board.sack(100..200, |_| {});
+        board.mark_all_lost(false);
+        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (0, 200, 100));
+        board.unmark_lost();
+        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (200, 0, 100));
+        board.mark_all_lost(true);
+        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (0, 300, 0));
+        assert_eq!(board.next_lost().map(|s| s.start), Some(0));
+        assert_eq!(board.ack_to(300, |_| {}), 300);
+        assert_eq!((board.in_flight(), board.lost()), (0, 0));
+    }
+
+    #[test]
+    fn without_sack_one_segment_of_a_super_segment_is_lost() {
+        let mut board = sent(&[1000]);
+        assert_eq!(board.mark_head_lost(100), 100);
+        assert_eq!(board.mark_head_lost(100), 0);
+        assert_eq!((board.in_flight(), board.lost()), (900, 100));
+    }
+
+    /// Against a naive model that keeps a mark for each byte.
+    #[test]
+    fn random_operations_agree_with_a_map_of_bytes() {
+        let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move |n: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x % n
+        };
+        for _ in 0..300 {
+            let mut board = Scoreboard::default();
+            let (mut una, mut nxt, mut clock) = (0_u64, 0_u64, 0);
+            let mut sacked = vec![false; 4096];
+            for _ in 0..60 {
+                clock += 1;
+                let now = Time::from_millis(clock);
+                match random(6) {
+                    0 | 1 if nxt < 4000 => {
+                        let len = 1 + random(60);
+                        board.on_sent(nxt..nxt + len, now, Snapshot::default());
+                        nxt += len;
+                    }
+                    2 if nxt > una => {
+                        let start = una + random(nxt - una);
+                        let end = start + 1 + random(nxt - start);
+                        let fresh = sacked[start as usize..end as usize].iter().filter(|s| !**s).count();
+                        assert_eq!(board.sack(start..end, |_| {}), fresh as u64);
+                        sacked[start as usize..end as usize].fill(true);
+                    }
+                    3 if nxt > una => {
+                        let to = una + 1 + random(nxt - una);
+                        let fresh = sacked[una as usize..to as usize].iter().filter(|s| !**s).count();
+                        assert_eq!(board.ack_to(to, |_| {}), fresh as u64);
+                        una = to;
+                    }
+                    4 => {
+                        board.detect_lost((now, u64::MAX), Duration::from_millis(random(20)), now);
+                    }
+                    _ => {
+                        if let Some(lost) = board.next_lost() {
+                            let len = 1 + random(lost.len());
+                            board.on_retransmitted_lost(len, now, Snapshot::default());
+                        }
+                    }
+                }
+                let held = sacked[una as usize..nxt as usize].iter().filter(|s| **s).count() as u64;
+                assert_eq!(board.sacked(), held);
+                assert_eq!(board.in_flight() + board.lost() + held, nxt - una);
+            }
+        }
+    }
+}
