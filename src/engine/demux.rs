@@ -1,0 +1,136 @@
+//! Which connection a segment belongs to.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+/// The two ends of a connection; IPv4 addresses are mapped, which saves their tags.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FourTuple {
+    local: [u8; 16],
+    peer: [u8; 16],
+    local_port: u16,
+    peer_port: u16,
+}
+
+fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+impl FourTuple {
+    pub(crate) fn new(local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            local: mapped(local.ip()),
+            peer: mapped(peer.ip()),
+            local_port: local.port(),
+            peer_port: peer.port(),
+        }
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.local).to_canonical(), self.local_port)
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.peer).to_canonical(), self.peer_port)
+    }
+}
+
+impl fmt::Debug for FourTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} <- {}", self.local(), self.peer())
+    }
+}
+
+/// What a four-tuple leads to: an index, with the table it is of in the upper two bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Slot(u32),
+    HalfOpen(u32),
+    TimeWait(u32),
+}
+
+const INDEX_BITS: u32 = 30;
+
+impl Target {
+    fn pack(self) -> u32 {
+        match self {
+            Self::Slot(index) => index,
+            Self::HalfOpen(index) => 1 << INDEX_BITS | index,
+            Self::TimeWait(index) => 2 << INDEX_BITS | index,
+        }
+    }
+
+    fn unpack(packed: u32) -> Self {
+        let index = packed & ((1 << INDEX_BITS) - 1);
+        match packed >> INDEX_BITS {
+            0 => Self::Slot(index),
+            1 => Self::HalfOpen(index),
+            _ => Self::TimeWait(index),
+        }
+    }
+}
+
+/// Four-tuples to targets. The four-tuples themselves stay where the targets are, which makes an
+/// entry five bytes; hence the function that looks them up.
+pub(crate) struct Demux {
+    table: HashTable<u32>,
+    hasher: SipHasher13,
+}
+
+impl fmt::Debug for Demux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Demux").field("len", &self.table.len()).finish_non_exhaustive()
+    }
+}
+
+impl Demux {
+    /// The key keeps attackers from choosing four-tuples that collide.
+    pub(crate) fn new(key: (u64, u64)) -> Self {
+        Self { table: HashTable::new(), hasher: SipHasher13::new_with_keys(key.0, key.1) }
+    }
+
+    fn hash(hasher: &SipHasher13, tuple: &FourTuple) -> u64 {
+        let mut bytes = [0; 36];
+        bytes[..16].copy_from_slice(&tuple.local);
+        bytes[16..32].copy_from_slice(&tuple.peer);
+        bytes[32..34].copy_from_slice(&tuple.local_port.to_be_bytes());
+        bytes[34..].copy_from_slice(&tuple.peer_port.to_be_bytes());
+        hasher.hash(&bytes)
+    }
+
+    pub(crate) fn get<'a>(&self, tuple: &FourTuple, of: impl Fn(Target) -> &'a FourTuple) -> Option<Target> {
+        let found = self.table.find(Self::hash(&self.hasher, tuple), |packed| of(Target::unpack(*packed)) == tuple);
+        found.map(|packed| Target::unpack(*packed))
+    }
+
+    /// The four-tuple must not be in the table, and its target must already know it.
+    pub(crate) fn insert<'a>(&mut self, tuple: &FourTuple, target: Target, of: impl Fn(Target) -> &'a FourTuple) {
+        let hasher = &self.hasher;
+        let rehash = |packed: &u32| Self::hash(hasher, of(Target::unpack(*packed)));
+        self.table.insert_unique(Self::hash(hasher, tuple), target.pack(), rehash);
+    }
+
+    pub(crate) fn remove(&mut self, tuple: &FourTuple, target: Target) {
+        let packed = target.pack();
+        if let Ok(entry) = self.table.find_entry(Self::hash(&self.hasher, tuple), |found| *found == packed) {
+            entry.remove();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes held.
+    pub(crate) fn memory(&self) -> usize {
+        self.table.allocation_size()
+    }
+}

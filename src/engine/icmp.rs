@@ -1,0 +1,133 @@
+//! ICMP and ICMPv6: echo, and errors about what we sent (RFC 5927).
+
+use std::net::IpAddr;
+
+use crate::{
+    engine::{
+        Engine,
+        demux::{FourTuple, Target},
+        segments::count,
+        slots::Slot,
+    },
+    error::Failure,
+    packet::Packet,
+    time::Time,
+    wire::{
+        icmp::{self, IcmpError, IcmpErrorKind, IcmpMessage, Report, Unreachable},
+        ip::IpHeader,
+        protocol,
+    },
+};
+
+/// The least MTU that we believe a router that says so: 552 for IPv4 (Linux: `min_pmtu`), and what
+/// every link has for IPv6 (RFC 8201 §4).
+const MIN_PMTU_V4: u32 = 552;
+const MIN_PMTU_V6: u32 = 1280;
+
+/// RFC 1191 §7.1: sizes of common networks, for routers that do not say what would fit.
+const PLATEAUS: [u32; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, MIN_PMTU_V4];
+
+impl Engine {
+    pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
+        match icmp::parse(&packet, ip) {
+            Ok(IcmpMessage::EchoRequest(echo)) => {
+                if !self.config.echo_reply || !self.limiter.allows(now, &mut self.rng) {
+                    self.counters.limited += 1;
+                    return;
+                }
+                let ttl = self.config.options.ttl;
+                let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
+                let reply = icmp::echo_reply(ip, echo.ident, echo.sequence, payload, ttl);
+                self.counters.echo_replies += 1;
+                self.answer(reply, ip.src);
+            }
+            Ok(IcmpMessage::Error(error)) => self.on_icmp_error(&error, now),
+            Ok(IcmpMessage::EchoReply(_) | IcmpMessage::Other) => self.counters.drop_icmp += 1,
+            Err(reason) => count(&mut self.counters, reason),
+        }
+    }
+
+    fn answer(&mut self, packet: Packet, to: IpAddr) {
+        if self.is_ours(to) || to.is_loopback() {
+            self.looped.push_back(packet);
+        } else {
+            self.counters.packets_sent += 1;
+            self.answers.push_back(packet);
+        }
+    }
+
+    /// Tells the sender of a packet what we cannot do with it.
+    pub(super) fn report(&mut self, packet: &Packet, ip: &IpHeader, report: Report, now: Time) {
+        if !icmp::may_report(packet, ip) {
+            return;
+        }
+        if !self.limiter.allows(now, &mut self.rng) {
+            self.counters.limited += 1;
+            return;
+        }
+        let message = icmp::report(packet, ip, report, self.config.options.ttl);
+        self.answer(message, ip.src);
+    }
+
+    /// RFC 5927: believed only of a segment that is in flight, and even then it ends nothing but
+    /// an attempt to connect.
+    fn on_icmp_error(&mut self, error: &IcmpError, now: Time) {
+        let quote = &error.quote;
+        let tuple = FourTuple::new((quote.src, quote.src_port).into(), (quote.dst, quote.dst_port).into());
+        let Some(Target::Slot(index)) = self.target(&tuple).filter(|_| quote.protocol == protocol::TCP) else {
+            self.counters.drop_icmp += 1;
+            return;
+        };
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        match &mut entry.slot {
+            Slot::Opening(opening) if opening.sent(quote.seq) => {
+                let Some((failure, hard)) = failure_of(error.kind) else { return };
+                self.counters.icmp_errors += 1;
+                let progress = opening.on_icmp(failure, hard, &mut context!(self, now));
+                self.progress(index, progress, None, now);
+            }
+            Slot::Open(connection) if connection.has_in_flight(quote.seq) => {
+                self.counters.icmp_errors += 1;
+                match error.kind {
+                    IcmpErrorKind::PacketTooBig { mtu } => {
+                        let mtu = believable_mtu(mtu, quote.packet_len, quote.src.is_ipv4());
+                        connection.on_packet_too_big(mtu, now);
+                    }
+                    kind => {
+                        if let Some((failure, _)) = failure_of(kind) {
+                            connection.set_soft_error(failure);
+                        }
+                    }
+                }
+                self.settle(index);
+            }
+            _ => self.counters.drop_icmp += 1,
+        }
+    }
+}
+
+/// What an error means to the user, and whether it ends an attempt to connect at once
+/// (RFC 1122 §4.2.3.9; Linux fails a connect on unreachable ports and protocols).
+fn failure_of(kind: IcmpErrorKind) -> Option<(Failure, bool)> {
+    Some(match kind {
+        IcmpErrorKind::Unreachable(Unreachable::Port | Unreachable::Protocol) => (Failure::Refused, true),
+        IcmpErrorKind::Unreachable(Unreachable::Network) => (Failure::NetworkUnreachable, false),
+        IcmpErrorKind::Unreachable(_) | IcmpErrorKind::TimeExceeded => (Failure::HostUnreachable, false),
+        IcmpErrorKind::ParameterProblem | IcmpErrorKind::SourceQuench | IcmpErrorKind::PacketTooBig { .. } => {
+            return None;
+        }
+    })
+}
+
+/// RFC 1191 §5 and §7.1, RFC 8201 §4.
+fn believable_mtu(mtu: u32, packet_len: usize, is_v4: bool) -> u32 {
+    if !is_v4 {
+        return mtu.max(MIN_PMTU_V6);
+    }
+    let told = if mtu == 0 {
+        PLATEAUS.into_iter().find(|plateau| (*plateau as usize) < packet_len).unwrap_or(MIN_PMTU_V4)
+    } else {
+        mtu
+    };
+    told.max(MIN_PMTU_V4)
+}

@@ -1,0 +1,476 @@
+//! All connections of a stack, without I/O: packets, time and randomness are arguments.
+//!
+//! [`Engine`] is what the background task drives, and it can be driven by any other loop. Its
+//! methods are of four kinds, and the prefix says which: `on_*` tells it that something happened,
+//! `poll_*` takes output until there is no more, `next_*` says when to come back, and nouns only
+//! look. After any number of `on_*` calls, drain [`Engine::poll_packet`]; only then does
+//! [`Engine::next_deadline`] mean anything. Time never goes back.
+//!
+//! ```
+//! use std::{collections::VecDeque, time::Instant};
+//! use synack::{config::Config, engine::Engine};
+//!
+//! let now = Instant::now();
+//! let mut server = Engine::new(Config::default(), &["10.0.0.1/24".parse()?], 1500, now);
+//! let mut client = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+//!
+//! let listener = server.listen("10.0.0.1:80".parse()?, 16)?;
+//! let stream = client.connect("10.0.0.1:80".parse()?, now)?;
+//!
+//! // Carry packets to and fro until both are quiet.
+//! let mut packets = VecDeque::new();
+//! loop {
+//!     client.poll_packet(now, 64, &mut packets);
+//!     packets.drain(..).for_each(|packet| server.on_packet(packet, now));
+//!     server.poll_packet(now, 64, &mut packets);
+//!     if packets.is_empty() {
+//!         break;
+//!     }
+//!     packets.drain(..).for_each(|packet| client.on_packet(packet, now));
+//! }
+//! let (accepted, peer) = server.accept(listener).expect("the handshake is complete");
+//! assert_eq!(client.state(stream), Some(synack::info::State::Established));
+//! # let _ = (accepted, peer);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+/// What a connection is called with: a macro, for it borrows some fields and leaves the others.
+macro_rules! context {
+    ($engine:expr, $now:expr) => {
+        crate::tcp::Context {
+            now: $now,
+            config: &$engine.config,
+            counters: &mut $engine.counters,
+            wakes: &mut $engine.wakes,
+        }
+    };
+}
+
+mod api;
+mod commands;
+mod deadlines;
+mod demux;
+mod ephemeral;
+mod fifo;
+mod icmp;
+mod isn;
+mod limiter;
+mod listener;
+mod segments;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::Waker,
+    time::Instant,
+};
+
+use ipnet::IpNet;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+pub use crate::link::ConnId;
+use crate::{
+    config::{Config, SocketOptions},
+    engine::{
+        deadlines::Deadlines,
+        demux::{Demux, FourTuple, Target},
+        ephemeral::EphemeralPorts,
+        fifo::Fifo,
+        isn::SecretKeys,
+        limiter::Limiter,
+        listener::{Listeners, Pending},
+        slots::{Slot, Slots},
+    },
+    error::Failure,
+    info::{Counters, State},
+    link::{Doorbell, Ports, Wakes},
+    packet::{Packet, Payload},
+    tcp::time_wait::TimeWait,
+    time::Time,
+    wire::{
+        ip::IpEmit,
+        tcp::{self, TcpHeader},
+    },
+};
+
+/// Resets and ICMP errors that may be sent in a second, in the mean.
+const ANSWERS_PER_SECOND: u32 = 1000;
+
+/// Lists of half-open connections: one for each number of SYN-ACKs sent again.
+const REPEATS: usize = 17;
+
+/// A record in TIME-WAIT.
+#[derive(Debug)]
+struct Waiting {
+    tuple: FourTuple,
+    record: TimeWait,
+}
+
+/// All connections of a stack.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    epoch: Instant,
+    addresses: Vec<IpNet>,
+    mtu: usize,
+    bell: Arc<Doorbell>,
+    ports: Arc<Ports>,
+    keys: SecretKeys,
+    rng: StdRng,
+    ephemeral: EphemeralPorts,
+    limiter: Limiter,
+    slots: Slots,
+    demux: Demux,
+    listeners: Listeners,
+    half_open: Fifo<Pending, REPEATS>,
+    time_wait: Fifo<Waiting, 1>,
+    deadlines: Deadlines,
+    /// Slots that may have something to send.
+    ready: VecDeque<u32>,
+    /// Answers that belong to no connection.
+    answers: VecDeque<Packet>,
+    /// Packets to ourselves.
+    looped: VecDeque<Packet>,
+    wakes: Wakes,
+    counters: Counters,
+    orphans: usize,
+    /// SYN cookies are valid until then.
+    cookies_until: Time,
+    /// Shutting down: what is left then is reset.
+    abort_at: Option<Time>,
+    aborted: bool,
+}
+
+impl Engine {
+    /// A stack with these addresses, over a device that takes packets of up to `mtu` bytes.
+    pub fn new(config: Config, addresses: &[IpNet], mtu: usize, now: Instant) -> Self {
+        let mut rng = match config.seed {
+            Some(seed) => StdRng::seed_from_u64(seed),
+            None => rand::make_rng(),
+        };
+        let keys = SecretKeys::new(&mut rng);
+        let ips = addresses.iter().map(IpNet::addr).collect();
+        Self {
+            epoch: now,
+            addresses: addresses.to_vec(),
+            mtu,
+            bell: Doorbell::new(),
+            ports: Ports::new(ips, false, rng.next_u64()),
+            keys,
+            ephemeral: EphemeralPorts::new(ephemeral::DEFAULT_RANGE, &mut rng),
+            limiter: Limiter::new(ANSWERS_PER_SECOND),
+            slots: Slots::default(),
+            demux: Demux::new((rng.next_u64(), rng.next_u64())),
+            listeners: Listeners::default(),
+            half_open: Fifo::new(),
+            time_wait: Fifo::new(),
+            deadlines: Deadlines::new(),
+            ready: VecDeque::new(),
+            answers: VecDeque::new(),
+            looped: VecDeque::new(),
+            wakes: Wakes::new(),
+            counters: Counters::default(),
+            orphans: 0,
+            cookies_until: Time::ZERO,
+            abort_at: None,
+            aborted: false,
+            rng,
+            config,
+        }
+    }
+
+    /// The engine's time at `now`.
+    fn at(&self, now: Instant) -> Time {
+        Time::from_start(now.saturating_duration_since(self.epoch))
+    }
+
+    pub(crate) fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.bell
+    }
+
+    pub(crate) fn ports(&self) -> &Arc<Ports> {
+        &self.ports
+    }
+
+    /// What new sockets start with.
+    pub fn default_options(&self) -> SocketOptions {
+        self.config.options
+    }
+
+    /// Counts what a device has thrown away.
+    pub fn set_device_drops(&mut self, drops: u64) {
+        self.counters.drop_device = drops;
+    }
+
+    /// All counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The device takes packets of up to `mtu` bytes from now on.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        if mtu == self.mtu {
+            return;
+        }
+        self.mtu = mtu;
+        let open: Vec<u32> = self.slots.iter().map(|(index, _)| index).collect();
+        for index in open {
+            if let Some(Slot::Open(connection)) = self.slots.get_mut(index).map(|entry| &mut entry.slot) {
+                connection.set_path_mtu(mtu as u32);
+            }
+        }
+    }
+
+    /// Timers are due.
+    pub fn on_timeout(&mut self, now: Instant) {
+        let now = self.at(now);
+        while let Some(index) = self.deadlines.pop_due(now) {
+            self.on_slot_timeout(index, now);
+        }
+        self.on_half_open_timeouts(now);
+        while let Some(entry) = self.time_wait.first_due(now) {
+            self.forget_time_wait(entry);
+        }
+        if self.abort_at.is_some_and(|at| at <= now) && !self.aborted {
+            self.abort_all(now);
+        }
+    }
+
+    /// Appends packets to `out`, until there is nothing more to send now (true) or `max` were
+    /// appended (false).
+    pub fn poll_packet(&mut self, now: Instant, max: usize, out: &mut VecDeque<Packet>) -> bool {
+        let end = out.len() + max;
+        let at = self.at(now);
+        loop {
+            while out.len() < end {
+                if let Some(packet) = self.answers.pop_front() {
+                    out.push_back(packet);
+                    continue;
+                }
+                let Some(index) = self.ready.pop_front() else { break };
+                if let Some(packet) = self.poll_slot(index, at) {
+                    self.emit(packet, out);
+                }
+            }
+            if out.len() >= end {
+                return self.answers.is_empty() && self.ready.is_empty() && self.looped.is_empty();
+            }
+            if self.looped.is_empty() {
+                return true;
+            }
+            // What we sent to ourselves comes in again.
+            while let Some(packet) = self.looped.pop_front() {
+                self.on_looped(packet, at);
+            }
+        }
+    }
+
+    fn emit(&mut self, packet: Packet, out: &mut VecDeque<Packet>) {
+        self.counters.packets_sent += 1;
+        out.push_back(packet);
+    }
+
+    /// When to call [`on_timeout`](Self::on_timeout) next. Only meaningful after
+    /// [`poll_packet`](Self::poll_packet) has returned true.
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        let abort = self.abort_at.filter(|_| !self.aborted);
+        let times = [self.deadlines.next(), self.half_open.next(), self.time_wait.next(), abort];
+        let earliest = times.into_iter().flatten().min()?;
+        self.epoch.checked_add(earliest.since_start())
+    }
+
+    /// Wakers of whom something happened to, to be fired after the packets were sent.
+    pub fn wakes(&mut self) -> &mut Vec<Waker> {
+        &mut self.wakes
+    }
+
+    /// The engine was shut down, and everything has come to its end.
+    pub fn is_finished(&self) -> bool {
+        self.abort_at.is_some() && self.slots.len() == 0 && self.ready.is_empty() && self.answers.is_empty()
+    }
+
+    /// The device is gone: every handle is told.
+    pub fn fail(&mut self, failure: Failure) {
+        let all: Vec<u32> = self.slots.iter().map(|(index, _)| index).collect();
+        for index in all {
+            if let Some(entry) = self.remove_slot(index) {
+                match entry.slot {
+                    Slot::Listener(listener) => {
+                        listener.link.fail(failure, &mut self.wakes);
+                        for link in listener.link.drain() {
+                            link.fail(failure, &mut self.wakes);
+                        }
+                    }
+                    Slot::Opening(opening) => opening.link.fail(failure, &mut self.wakes),
+                    Slot::Open(connection) => connection.link.fail(failure, &mut self.wakes),
+                }
+            }
+        }
+        self.ready.clear();
+        self.answers.clear();
+        self.looped.clear();
+    }
+
+    /// Whether this address is one of the stack's.
+    fn is_ours(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == ip)
+    }
+
+    /// Open and half-open connections.
+    fn connection_count(&self) -> usize {
+        self.demux.len() - self.time_wait.len()
+    }
+
+    fn insert_target(&mut self, tuple: &FourTuple, target: Target) {
+        let (slots, half_open, time_wait) = (&self.slots, &self.half_open, &self.time_wait);
+        self.demux.insert(tuple, target, |target| tuple_of(slots, half_open, time_wait, target));
+    }
+
+    fn target(&self, tuple: &FourTuple) -> Option<Target> {
+        self.demux.get(tuple, |target| tuple_of(&self.slots, &self.half_open, &self.time_wait, target))
+    }
+
+    /// Marks a slot as one that may have something to send, and sets its deadline.
+    fn settle(&mut self, index: u32) {
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        if !entry.ready {
+            entry.ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Takes one packet from a slot. When there is none, the slot is settled: its deadline is set,
+    /// or it becomes a record in TIME-WAIT, or it is forgotten.
+    fn poll_slot(&mut self, index: u32, now: Time) -> Option<Packet> {
+        let entry = self.slots.get_mut(index)?;
+        let tuple = entry.tuple;
+        match &mut entry.slot {
+            Slot::Listener(_) => entry.ready = false,
+            Slot::Opening(opening) => {
+                entry.ready = false;
+                let (deadline, options) = (opening.deadline, opening.options);
+                let header = opening.poll_segment(&context!(self, now));
+                self.deadlines.set(index, Some(deadline));
+                let header = header?;
+                return self.packet(&tuple, header, Payload::new(), 0, (options.ttl, options.tos));
+            }
+            Slot::Open(connection) => {
+                if let Some(mut out) = connection.poll_segment(&mut context!(self, now)) {
+                    // Others have their turn before the next one.
+                    self.ready.push_back(index);
+                    let tos = if out.ect { out.tos & !3 | 2 } else { out.tos };
+                    let payload = std::mem::take(&mut out.payload);
+                    return self.packet(&tuple, out.header, payload, out.gso_size, (out.ttl, tos));
+                }
+                entry.ready = false;
+                let (state, deadline, finished) = (connection.state, connection.next_deadline(), connection.is_finished());
+                match state {
+                    State::TimeWait => self.enter_time_wait(index, now),
+                    State::Closed if finished => drop(self.remove_slot(index)),
+                    _ => self.deadlines.set(index, deadline),
+                }
+            }
+        }
+        None
+    }
+
+    /// The packet of a segment; `None` when it was for ourselves.
+    fn packet(
+        &mut self,
+        tuple: &FourTuple,
+        header: TcpHeader,
+        payload: Payload,
+        gso_size: u16,
+        (ttl, tos): (u8, u8),
+    ) -> Option<Packet> {
+        let (local, peer) = (tuple.local(), tuple.peer());
+        let header = TcpHeader { src_port: local.port(), dst_port: peer.port(), ..header };
+        let ip = IpEmit { src: local.ip(), dst: peer.ip(), protocol: 0, ttl, tos, payload_len: 0 };
+        self.counters.segments_sent += 1;
+        let packet = tcp::packet(ip, &header, payload, gso_size);
+        if self.is_ours(peer.ip()) || peer.ip().is_loopback() {
+            self.looped.push_back(packet);
+            return None;
+        }
+        Some(packet)
+    }
+
+    /// Queues a segment that no connection sends.
+    fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) {
+        if let Some(packet) = self.packet(&tuple, header, Payload::new(), 0, (options.ttl, options.tos)) {
+            self.counters.packets_sent += 1;
+            self.answers.push_back(packet);
+        }
+    }
+
+    /// Takes a slot out of all tables.
+    fn remove_slot(&mut self, index: u32) -> Option<slots::Entry> {
+        let entry = self.slots.remove(index)?;
+        self.deadlines.remove(index);
+        match &entry.slot {
+            Slot::Listener(listener) => self.listeners.remove(listener.link.local(), index),
+            Slot::Opening(_) => {
+                self.demux.remove(&entry.tuple, Target::Slot(index));
+                self.ports.connection_closed(entry.tuple.local());
+            }
+            Slot::Open(connection) => {
+                self.demux.remove(&entry.tuple, Target::Slot(index));
+                self.orphans -= usize::from(connection.is_orphan());
+                self.ports.connection_closed(entry.tuple.local());
+            }
+        }
+        Some(entry)
+    }
+
+    /// RFC 9293 §3.6.1: the connection becomes a small record for 2 MSL.
+    fn enter_time_wait(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.remove_slot(index) else { return };
+        let Slot::Open(connection) = entry.slot else { return };
+        if self.config.time_wait_max == 0 || self.config.time_wait.is_zero() {
+            return;
+        }
+        if self.time_wait.len() >= self.config.time_wait_max
+            && let Some(oldest) = self.time_wait.first(0)
+        {
+            self.counters.time_wait_recycled += 1;
+            self.forget_time_wait(oldest);
+        }
+        let waiting = Waiting { tuple: entry.tuple, record: TimeWait::new(connection.time_wait()) };
+        self.ports.connection_opened(waiting.tuple.local());
+        let record = self.time_wait.push(0, now + self.config.time_wait, waiting);
+        self.insert_target(&entry.tuple, Target::TimeWait(record));
+    }
+
+    fn forget_time_wait(&mut self, record: u32) {
+        let tuple = self.time_wait.get(record).tuple;
+        self.demux.remove(&tuple, Target::TimeWait(record));
+        self.time_wait.remove(record);
+        self.ports.connection_closed(tuple.local());
+    }
+}
+
+/// The four-tuple that a target belongs to.
+fn tuple_of<'a>(
+    slots: &'a Slots,
+    half_open: &'a Fifo<Pending, REPEATS>,
+    time_wait: &'a Fifo<Waiting, 1>,
+    target: Target,
+) -> &'a FourTuple {
+    match target {
+        Target::Slot(index) => &slots.get(index).expect("a slot leaves the table before it goes").tuple,
+        Target::HalfOpen(entry) => &half_open.get(entry).tuple,
+        Target::TimeWait(record) => &time_wait.get(record).tuple,
+    }
+}
+
+/// What is bound where nothing was asked for.
+fn unspecified(of: IpAddr) -> SocketAddr {
+    match of {
+        IpAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        IpAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
+    }
+}

@@ -1,0 +1,237 @@
+//! From packets to connections: what is checked before, and what answers when there is none.
+
+use std::{net::IpAddr, time::Instant};
+
+use crate::{
+    engine::{
+        Engine,
+        demux::{FourTuple, Target},
+        slots::Slot,
+    },
+    info::Counters,
+    packet::{Packet, Payload},
+    tcp::{Segment, handshake::Progress, time_wait::Reaction},
+    time::Time,
+    wire::{
+        Malformed, icmp,
+        ip::{self, IpHeader},
+        protocol,
+        tcp::{Flags, TcpHeader},
+    },
+};
+
+impl Engine {
+    /// A packet from the device.
+    pub fn on_packet(&mut self, packet: Packet, now: Instant) {
+        let now = self.at(now);
+        self.counters.packets_received += 1;
+        let ip = match ip::parse(packet.first(), packet.len()) {
+            Ok(ip) => ip,
+            Err(reason) => return count(&mut self.counters, reason),
+        };
+        // Our own address never comes in from outside (threat: LAND), and loopback neither.
+        if ip::is_martian_source(ip.src) || self.is_ours(ip.src) {
+            self.counters.drop_martian += 1;
+        } else if !self.is_ours(ip.dst) || !ip::is_unicast_destination(ip.dst) {
+            self.counters.drop_not_ours += 1;
+        } else if ip.fragment.is_some() {
+            self.counters.drop_fragment += 1;
+        } else {
+            self.on_transport(packet, &ip, now);
+        }
+    }
+
+    /// A packet that we sent to ourselves.
+    pub(super) fn on_looped(&mut self, packet: Packet, now: Time) {
+        match ip::parse(packet.first(), packet.len()) {
+            Ok(ip) => self.on_transport(packet, &ip, now),
+            Err(reason) => count(&mut self.counters, reason),
+        }
+    }
+
+    fn on_transport(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
+        match (ip.protocol, ip.dst) {
+            (protocol::TCP, _) => self.on_tcp(packet, ip, now),
+            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => self.on_icmp(packet, ip, now),
+            _ => {
+                self.counters.drop_protocol += 1;
+                self.report(&packet, ip, icmp::Report::Protocol, now);
+            }
+        }
+    }
+
+    fn on_tcp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
+        let header = match TcpHeader::of(&packet, ip) {
+            Ok(header) => header,
+            Err(reason) => return count(&mut self.counters, reason),
+        };
+        if header.src_port == 0 || header.dst_port == 0 {
+            self.counters.drop_bad_flags += 1;
+            return;
+        }
+        self.counters.segments_received += 1;
+        let gso_size = u32::from(packet.meta.gso_size);
+        let payload_at = ip.header_len + header.header_len;
+        let len = ip.total_len.saturating_sub(payload_at) as u32;
+        let payload = if len > 0 { packet.into_payload(payload_at, ip.total_len) } else { Payload::new() };
+        let count = if gso_size > 0 { len.div_ceil(gso_size).max(1) } else { 1 };
+        let seg = Segment { header, payload, len, count, ce: ip.tos & 3 == 3 };
+        let tuple = FourTuple::new((ip.dst, header.dst_port).into(), (ip.src, header.src_port).into());
+        self.on_segment(tuple, seg, now);
+    }
+
+    fn on_segment(&mut self, tuple: FourTuple, seg: Segment, now: Time) {
+        match self.target(&tuple) {
+            Some(Target::Slot(index)) => self.on_slot_segment(index, seg, now),
+            Some(Target::HalfOpen(entry)) => self.in_syn_received(entry, seg, now),
+            Some(Target::TimeWait(record)) => self.in_time_wait(record, tuple, seg, now),
+            None if seg.header.flags.has(Flags::RST) => self.counters.drop_no_socket += 1,
+            None => match self.listener_for(&tuple) {
+                Some(listener) => self.in_listen(listener, tuple, seg, now),
+                None => {
+                    self.counters.drop_no_socket += 1;
+                    self.reset(&tuple, &seg, now);
+                }
+            },
+        }
+    }
+
+    /// A segment for an opening or a connection.
+    pub(super) fn on_slot_segment(&mut self, index: u32, seg: Segment, now: Time) {
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        match &mut entry.slot {
+            Slot::Open(connection) => {
+                connection.on_segment(seg, &mut context!(self, now));
+                self.settle(index);
+            }
+            Slot::Opening(opening) => {
+                let progress = opening.on_segment(&seg, &mut context!(self, now));
+                self.progress(index, progress, Some(seg), now);
+            }
+            Slot::Listener(_) => {}
+        }
+    }
+
+    /// What a segment, a timeout or an ICMP error has made of an opening.
+    pub(super) fn progress(&mut self, index: u32, progress: Progress, seg: Option<Segment>, now: Time) {
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        let tuple = entry.tuple;
+        match progress {
+            Progress::Wait => self.settle(index),
+            Progress::Reset => {
+                self.settle(index);
+                if let Some(seg) = seg {
+                    self.reset(&tuple, &seg, now);
+                }
+            }
+            Progress::Failed => drop(self.remove_slot(index)),
+            Progress::Established(connection) => {
+                let link = std::sync::Arc::clone(&connection.link);
+                entry.slot = Slot::Open(connection);
+                self.deadlines.set(index, None);
+                link.set_connected(tuple.local(), false, &mut self.wakes);
+                tracing::debug!(?tuple, "connected");
+                // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3).
+                if let Some(seg) = seg.filter(|seg| seg.len > 0 || seg.header.flags.has(Flags::FIN)) {
+                    let syn = u32::from(seg.header.flags.has(Flags::SYN));
+                    let flags = seg.header.flags.without(Flags::SYN);
+                    let header = TcpHeader { flags, seq: seg.header.seq + syn, ..seg.header };
+                    self.on_slot_segment(index, Segment { header, ..seg }, now);
+                }
+                self.look(index, now);
+            }
+        }
+    }
+
+    pub(super) fn on_slot_timeout(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        match &mut entry.slot {
+            Slot::Open(connection) => {
+                connection.on_timeout(&mut context!(self, now));
+                self.settle(index);
+            }
+            Slot::Opening(opening) => {
+                let progress = opening.on_timeout(&mut context!(self, now));
+                self.progress(index, progress, None, now);
+            }
+            Slot::Listener(_) => {}
+        }
+    }
+
+    /// RFC 9293 §3.10.7.4 for TIME-WAIT, RFC 1337, RFC 6191.
+    fn in_time_wait(&mut self, record: u32, tuple: FourTuple, seg: Segment, now: Time) {
+        let waiting = &self.time_wait.get(record).record;
+        match waiting.on_segment(&seg, now) {
+            Reaction::Drop => self.counters.drop_no_socket += 1,
+            Reaction::Acknowledge { restart } => {
+                let header = waiting.acknowledgement(now);
+                if restart {
+                    self.time_wait.move_to(record, 0, now + self.config.time_wait);
+                }
+                if seg.seq_len() > 0 || self.limiter.allows(now, &mut self.rng) {
+                    let options = self.config.options;
+                    self.send(tuple, header, &options);
+                } else {
+                    self.counters.limited += 1;
+                }
+            }
+            Reaction::Reuse => {
+                let iss = waiting.next_iss();
+                let Some(listener) = self.listener_for(&tuple) else { return self.reset(&tuple, &seg, now) };
+                if self.is_backlogged(listener) {
+                    self.counters.drop_accept_queue += 1;
+                    return;
+                }
+                self.forget_time_wait(record);
+                self.take_syn(listener, tuple, &seg, iss, now);
+            }
+        }
+    }
+
+    fn is_backlogged(&self, listener: u32) -> bool {
+        match self.slots.get(listener).map(|entry| &entry.slot) {
+            Some(Slot::Listener(listener)) => listener.link.is_full(),
+            _ => true,
+        }
+    }
+
+    pub(super) fn reset_unless_rst(&mut self, tuple: &FourTuple, seg: &Segment, now: Time) {
+        if !seg.header.flags.has(Flags::RST) {
+            self.reset(tuple, seg, now);
+        }
+    }
+
+    /// RFC 9293 §3.5.2, group 1 and 2: a reset that the peer must believe.
+    pub(super) fn reset(&mut self, tuple: &FourTuple, seg: &Segment, now: Time) {
+        if !self.config.reset_closed_ports {
+            return;
+        }
+        if !self.limiter.allows(now, &mut self.rng) {
+            self.counters.limited += 1;
+            return;
+        }
+        let mut header = TcpHeader { flags: Flags::RST, ..TcpHeader::default() };
+        match seg.header.ack {
+            Some(ack) => header.seq = ack,
+            None => {
+                header.flags = Flags::RST | Flags::ACK;
+                header.ack = Some(seg.header.seq + seg.seq_len());
+            }
+        }
+        self.counters.resets_sent += 1;
+        let options = self.config.options;
+        self.send(*tuple, header, &options);
+    }
+}
+
+/// Counts a malformed packet by its reason.
+pub(super) fn count(counters: &mut Counters, reason: Malformed) {
+    let counter = match reason {
+        Malformed::IpChecksum => &mut counters.drop_ip_checksum,
+        Malformed::TcpTruncated | Malformed::DataOffset => &mut counters.drop_malformed_tcp,
+        Malformed::TcpChecksum => &mut counters.drop_tcp_checksum,
+        Malformed::IcmpTruncated | Malformed::IcmpChecksum | Malformed::IcmpQuote => &mut counters.drop_icmp,
+        _ => &mut counters.drop_malformed_ip,
+    };
+    *counter += 1;
+}
