@@ -1,0 +1,105 @@
+//! What can be set on a connection, and what can be seen of it.
+
+use std::{io, time::Duration};
+
+use crate::{
+    config::{Congestion, KeepAlive, SocketOptions},
+    info::TcpInfo,
+    link::Command,
+};
+
+use super::{TcpStream, options};
+
+options::common_options!(TcpStream);
+
+impl TcpStream {
+    /// Whether data is acknowledged at once (`TCP_QUICKACK`). Default: true.
+    ///
+    /// # Errors
+    /// None; `io::Result` is for the likeness to `tokio::net`.
+    pub fn quickack(&self) -> io::Result<bool> {
+        Ok(self.options().quickack)
+    }
+
+    /// Acknowledges data at once, or (false) as late as the rules allow.
+    ///
+    /// # Errors
+    /// None; `io::Result` is for the likeness to `tokio::net`.
+    pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
+        self.change(|options| options.quickack = quickack);
+        Ok(())
+    }
+
+    /// The time to live, or hop limit, of packets sent (`IP_TTL`). Default: 64.
+    ///
+    /// # Errors
+    /// None; `io::Result` is for the likeness to `tokio::net`.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(self.options().ttl.into())
+    }
+
+    /// Sets the time to live of packets sent: 1 to 255.
+    ///
+    /// # Errors
+    /// `InvalidInput`: outside of the range.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let ttl = options::ttl(ttl)?;
+        self.change(|options| options.ttl = ttl);
+        Ok(())
+    }
+
+    /// When probes are sent to find out whether a silent peer is still there (`SO_KEEPALIVE`).
+    /// Default: `None`, never.
+    pub fn keepalive(&self) -> Option<KeepAlive> {
+        self.options().keepalive
+    }
+
+    /// Sends keep-alive probes, or none. Times are more than 0 and up to 32,767 s, the count is 1
+    /// to 127.
+    ///
+    /// # Errors
+    /// `InvalidInput`: outside of these ranges.
+    pub fn set_keepalive(&self, probes: Option<KeepAlive>) -> io::Result<()> {
+        let probes = probes.map(options::keepalive).transpose()?;
+        self.change(|options| options.keepalive = probes);
+        Ok(())
+    }
+
+    /// Bytes received and not yet read (`SIOCINQ`).
+    pub fn unread(&self) -> usize {
+        self.link.unread()
+    }
+
+    /// Bytes written and not yet acknowledged by the peer (`SIOCOUTQ`).
+    pub fn unsent(&self) -> usize {
+        self.link.unsent()
+    }
+
+    /// The state of the connection: what `TCP_INFO` tells. Cancel safe.
+    ///
+    /// # Errors
+    /// `NotConnected`: the connection, or the stack, is gone.
+    pub async fn info(&self) -> io::Result<TcpInfo> {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is gone");
+        let id = self.link.id().ok_or_else(gone)?;
+        let info = self.stack.ask(|answer| Command::Info(id, answer)).await?;
+        info.ok_or_else(gone)
+    }
+
+    /// Resets the connection now. What was not sent is discarded; calls that wait, here and at the
+    /// peer, fail.
+    pub fn abort(&self) {
+        if let Some(id) = self.link.id() {
+            // An error means that the stack has ended, and the connection with it.
+            let _ = self.stack.send(Command::Abort(id));
+        }
+    }
+
+    fn options(&self) -> SocketOptions {
+        self.link.options()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut SocketOptions)) {
+        self.link.set_options(change);
+    }
+}
