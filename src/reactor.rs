@@ -64,7 +64,6 @@ impl Cause {
 #[derive(Debug)]
 pub(crate) struct Status {
     turns: AtomicU64,
-    device_drops: AtomicU64,
     ended: watch::Sender<Option<Cause>>,
 }
 
@@ -72,7 +71,6 @@ impl Status {
     fn new() -> Self {
         Self {
             turns: AtomicU64::new(0),
-            device_drops: AtomicU64::new(0),
             ended: watch::Sender::new(None),
         }
     }
@@ -80,11 +78,6 @@ impl Status {
     /// How often the reactor was woken and looked around. Stands still while nothing happens.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
-    }
-
-    /// Packets that the device had refused when counters were last asked for.
-    pub(crate) fn device_drops(&self) -> u64 {
-        self.device_drops.load(Ordering::Relaxed)
     }
 
     /// Why the reactor ended, if it has.
@@ -232,7 +225,7 @@ impl<D: Device> Reactor<D> {
             }
             Command::Counters(_) => {
                 let drops = self.device.drops();
-                self.status.device_drops.store(drops, Ordering::Relaxed);
+                self.engine.set_device_drops(drops);
             }
             _ => {}
         }

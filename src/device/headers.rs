@@ -1,8 +1,9 @@
 //! The few header fields that a device has to know in order to split, merge and fill.
 
-use bytes::Bytes;
-
-use crate::packet::Packet;
+use crate::{
+    checksum::{self, Sum},
+    packet::Packet,
+};
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
@@ -71,13 +72,21 @@ impl Ip {
     }
 
     /// Sum over the pseudo-header of a transport packet of `len` bytes.
-    pub(super) fn pseudo_sum(&self, header: &[u8], len: usize) -> u64 {
+    pub(super) fn pseudo_header(&self, header: &[u8], len: usize) -> Sum {
         let addresses = if self.v6 {
             &header[8..40]
         } else {
             &header[12..20]
         };
-        sum(addresses) + sum(&[0, self.protocol]) + sum(&(len as u32).to_be_bytes())
+        let len = (len as u32).to_be_bytes();
+        checksum::sum(addresses)
+            .combine(checksum::sum(&[0, self.protocol]))
+            .combine(checksum::sum(&len))
+    }
+
+    /// The same as words in the machine's order.
+    pub(super) fn pseudo_sum(&self, header: &[u8], len: usize) -> u64 {
+        u64::from(self.pseudo_header(header, len).partial().to_be())
     }
 
     /// Writes the length of the packet, and the header checksum where there is one.
@@ -87,8 +96,8 @@ impl Ip {
         } else {
             put_u16(header, 2, total_len as u16);
             header[10..12].fill(0);
-            let checksum = !fold(sum(&header[..self.header_len]));
-            header[10..12].copy_from_slice(&checksum.to_ne_bytes());
+            let checksum = checksum::sum(&header[..self.header_len]).finish();
+            put_u16(header, 10, checksum);
         }
     }
 }
@@ -125,76 +134,12 @@ impl Tcp {
     }
 }
 
-/// The slices of a packet between two offsets.
-pub(super) fn slices(
-    packet: &Packet,
-    start: usize,
-    end: usize,
-) -> impl Iterator<Item = &[u8]> + Clone {
-    let mut at = 0;
-    std::iter::once(packet.head())
-        .chain(packet.body.iter().map(Bytes::as_ref))
-        .filter_map(move |slice| {
-            let from = start.saturating_sub(at).min(slice.len());
-            let to = end.saturating_sub(at).min(slice.len());
-            at += slice.len();
-            (from < to).then(|| &slice[from..to])
-        })
-}
-
-/// The sum of RFC 1071 over `bytes`, in the machine's byte order and not yet folded.
-///
-/// Four bytes are added at a time into 64 bits, which cannot overflow below 16 GiB and which the
-/// compiler turns into vector instructions.
+/// The sum of some bytes as words in the machine's order.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut total = words
-        .iter()
-        .map(|word| u64::from(u32::from_ne_bytes(*word)))
-        .sum::<u64>();
-    if !rest.is_empty() {
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        total += u64::from(u32::from_ne_bytes(last));
-    }
-    total
+    u64::from(checksum::sum(bytes).partial().to_be())
 }
 
-/// The sum over slices that follow each other, whatever their lengths.
-pub(super) fn sum_slices<'a>(slices: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let (mut total, mut odd) = (0, false);
-    for slice in slices {
-        let folded = fold(sum(slice));
-        total += u64::from(if odd { folded.swap_bytes() } else { folded });
-        odd ^= slice.len() % 2 == 1;
-    }
-    total
-}
-
-/// Folds a sum to 16 bits, still in the machine's byte order.
-pub(super) fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sum_is_that_of_rfc_1071() {
-        // The example of RFC 1071 §3.
-        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(fold(sum(&bytes)).to_ne_bytes(), [0xdd, 0xf2]);
-        for cut in 0..=bytes.len() {
-            let (a, b) = bytes.split_at(cut);
-            assert_eq!(
-                fold(sum_slices([a, b].into_iter())).to_ne_bytes(),
-                [0xdd, 0xf2]
-            );
-        }
-        assert_eq!(fold(u64::MAX), 0xffff);
-    }
+/// Folds a sum to 16 bits, still in the machine's order.
+pub(super) fn fold(total: u64) -> u16 {
+    Sum::of_words(total).partial().to_be()
 }

@@ -86,6 +86,18 @@ fn explain(error: io::Error) -> io::Error {
     io::Error::new(kind, format!("{text} ({error})"))
 }
 
+/// Says what it takes to make a namespace or to enter one.
+fn explain_capability(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "network namespaces take CAP_SYS_ADMIN: run as root, or in a user namespace of your \
+             own (enter_private_namespace, or unshare -rn)",
+        ),
+        _ => error,
+    }
+}
+
 /// A network namespace. It lives as long as something refers to it: this handle and its clones, a
 /// thread in it, a device.
 #[derive(Clone, Debug)]
@@ -99,7 +111,7 @@ impl NetNs {
     /// process has after [`enter_private_namespace`].
     pub fn new() -> io::Result<Self> {
         in_new_thread(|| {
-            unshare(libc::CLONE_NEWNET).map_err(explain)?;
+            unshare(libc::CLONE_NEWNET).map_err(explain_capability)?;
             set_loopback_up()?;
             Self::current()
         })
@@ -146,16 +158,8 @@ impl NetNs {
     /// Moves the calling thread into the namespace.
     fn enter(&self) -> io::Result<()> {
         // SAFETY: a plain system call on a descriptor that lives during it.
-        check(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) }).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::EPERM) => io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "entering a network namespace takes CAP_SYS_ADMIN: run as root, or in a user \
-                     namespace of your own (unshare -rn)",
-                ),
-                _ => error,
-            }
-        })
+        check(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) })
+            .map_err(explain_capability)
     }
 }
 

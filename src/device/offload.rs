@@ -11,11 +11,12 @@ use bytes::BytesMut;
 use super::{
     Capabilities, Device,
     headers::{
-        ACK, CWR, ECE, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, fold, get_u16,
-        get_u32, put_u16, slices, sum, sum_slices,
+        ACK, CWR, ECE, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, get_u16, get_u32,
+        put_u16,
     },
 };
 use crate::{
+    checksum::{Sum, sum, sum_packet},
     packet::{Checksum, HEAD_MAX, Meta, PACKET_MAX, Packet},
     pool::Pool,
 };
@@ -58,6 +59,16 @@ impl<D: Device> Offload<D> {
             merger: Merger::default(),
             drops: 0,
         }
+    }
+
+    /// The device inside.
+    pub fn get_ref(&self) -> &D {
+        &self.device
+    }
+
+    /// The device inside. Packets that it is given directly are not prepared for it.
+    pub fn get_mut(&mut self) -> &mut D {
+        &mut self.device
     }
 
     /// Moves packets from the front of `packets` to the queue in front of the device, until that
@@ -180,7 +191,7 @@ impl Buffer {
         let id = get_u16(template, 4);
         let gso_size = usize::from(packet.meta.gso_size);
         let payload_len = tcp.payload_len();
-        let mut payload = slices(packet, header_len, ip.total_len);
+        let mut payload = packet.slices(header_len..ip.total_len);
         let mut rest: &[u8] = &[];
 
         for (index, start) in (0..payload_len.max(1)).step_by(gso_size).enumerate() {
@@ -212,10 +223,10 @@ impl Buffer {
             }
             // The copy has just brought all of it into the nearest cache.
             let segment = &mut self.block[..];
-            let total =
-                ip.pseudo_sum(template, segment.len() - at) + u64::from(fold(sum(&segment[at..])));
-            segment[at + TCP_CHECKSUM..at + TCP_CHECKSUM + 2]
-                .copy_from_slice(&(!fold(total)).to_ne_bytes());
+            let total = ip
+                .pseudo_header(template, segment.len() - at)
+                .combine(sum(&segment[at..]));
+            put_u16(segment, at + TCP_CHECKSUM, total.finish());
             segments.push_back(self.finish(Meta::default()));
         }
         true
@@ -236,17 +247,19 @@ impl Buffer {
         if at + 2 > ip.total_len {
             return false;
         }
-        let total = sum_slices(slices(packet, ip.header_len, ip.total_len));
-        let checksum = match !fold(total) {
+        let total = sum_packet(packet, ip.header_len..ip.total_len, Sum::default());
+        let checksum = match total.finish() {
             0 if ip.protocol == UDP => 0xffff, // Zero would mean that there is none.
             checksum => checksum,
         }
-        .to_ne_bytes();
+        .to_be_bytes();
         if let Some(field) = packet.head_mut().get_mut(at..at + 2) {
             field.copy_from_slice(&checksum);
         } else {
             self.reserve(ip.total_len);
-            slices(packet, 0, ip.total_len).for_each(|slice| self.block.extend_from_slice(slice));
+            packet
+                .slices(0..ip.total_len)
+                .for_each(|slice| self.block.extend_from_slice(slice));
             self.block[at..at + 2].copy_from_slice(&checksum);
             *packet = self.finish(packet.meta);
         }
@@ -395,13 +408,12 @@ fn is_mergeable(packet: &mut Packet, tcp: Tcp) -> bool {
         && flags & ACK != 0
         && flags & !(ACK | PSH | FIN | ECE | CWR) == 0
         && (tcp.ip.v6 || at == 20);
-    if !plain || (!tcp.ip.v6 && fold(sum(&header[..20])) != 0xffff) {
+    if !plain || (!tcp.ip.v6 && !sum(&header[..20]).is_valid()) {
         return false;
     }
     if packet.meta.checksum == Checksum::Complete {
-        let total = tcp.ip.pseudo_sum(header, tcp.ip.total_len - at)
-            + sum_slices(slices(packet, at, tcp.ip.total_len));
-        if fold(total) != 0xffff {
+        let pseudo = tcp.ip.pseudo_header(header, tcp.ip.total_len - at);
+        if !sum_packet(packet, at..tcp.ip.total_len, pseudo).is_valid() {
             return false;
         }
         packet.meta.checksum = Checksum::Verified;
@@ -433,7 +445,9 @@ fn build(run: &Run, packets: &[Packet], links: &[Link], buffer: &mut Buffer) -> 
     let mut index = run.first;
     let (mut from, mut to) = (0, ip.total_len);
     loop {
-        slices(&packets[index], from, to).for_each(|slice| buffer.block.extend_from_slice(slice));
+        packets[index]
+            .slices(from..to)
+            .for_each(|slice| buffer.block.extend_from_slice(slice));
         let Some(next) = links[index].next else {
             break;
         };
@@ -585,8 +599,8 @@ mod tests {
             total_len,
         };
         ip.set_total_len(&mut head, total_len);
-        let pseudo = fold(ip.pseudo_sum(&head, total_len - at));
-        head[at + 16..at + 18].copy_from_slice(&pseudo.to_ne_bytes());
+        let pseudo = ip.pseudo_header(&head, total_len - at).partial();
+        put_u16(&mut head, at + 16, pseudo);
         let meta = Meta {
             checksum: Checksum::Partial,
             gso_size: spec.gso_size as u16,
@@ -760,8 +774,9 @@ mod tests {
                 let ip = Ip::parse(&bytes, bytes.len()).unwrap();
                 ip.set_total_len(&mut bytes, ip.total_len);
                 bytes[36..38].fill(0);
-                let total = ip.pseudo_sum(&bytes, ip.total_len - 20) + sum(&bytes[20..]);
-                bytes[36..38].copy_from_slice(&(!fold(total)).to_ne_bytes());
+                let total = ip.pseudo_header(&bytes, ip.total_len - 20);
+                let checksum = total.combine(sum(&bytes[20..])).finish();
+                put_u16(&mut bytes, 36, checksum);
             }
             merge([first, Packet::received(bytes.into(), Meta::default())]).len()
         };

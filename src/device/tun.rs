@@ -688,6 +688,10 @@ fn invalid(text: String) -> io::Error {
 /// Says what to do about an error of the kernel's.
 fn explain(error: io::Error, name: &str) -> io::Error {
     let text = match error.kind() {
+        _ if error.raw_os_error() == Some(libc::EACCES) => format!(
+            "no permission to open /dev/net/tun or to set {name} up: run as root, or let everybody \
+             open it as is usual (chmod 666 /dev/net/tun) ({error})"
+        ),
         io::ErrorKind::PermissionDenied => format!(
             "no permission to set up TUN device {name}: run as root, give the program \
              CAP_NET_ADMIN, or use an unprivileged user namespace (unshare -rn) ({error})"
@@ -738,7 +742,7 @@ mod tests {
     use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
-    use crate::device::headers::{fold, sum};
+    use crate::{checksum::sum, device::headers::put_u16};
 
     const OURS: &str = "10.9.0.2";
 
@@ -797,12 +801,12 @@ mod tests {
         head[8] = 64;
         head[9] = 1;
         head[12..20].copy_from_slice(&[10, 9, 0, 2, 10, 9, 0, 1]);
-        let checksum = !fold(sum(&head[..20]));
-        head[10..12].copy_from_slice(&checksum.to_ne_bytes());
+        let checksum = sum(&head[..20]).finish();
+        put_u16(&mut head, 10, checksum);
         head[20] = 8;
         let payload = vec![7; payload];
-        let checksum = !fold(sum(&head[20..]) + sum(&payload));
-        head[22..24].copy_from_slice(&checksum.to_ne_bytes());
+        let checksum = sum(&head[20..]).combine(sum(&payload)).finish();
+        put_u16(&mut head, 22, checksum);
         let mut packet = Packet::with_head(&head, Meta::default());
         packet.body.push(Bytes::from(payload));
         packet

@@ -67,16 +67,19 @@ impl Engine {
         match slot {
             Some(Slot::Opening(opening)) => Ok(&opening.link),
             Some(Slot::Open(connection)) => Ok(&connection.link),
+            Some(Slot::Done(link)) => Ok(link),
             Some(Slot::Listener(_)) | None => Err(no_such_id()),
         }
     }
 
-    /// The state of a connection or listener; `None` once it is closed, or in TIME-WAIT.
+    /// The state of a connection or listener; CLOSED also for what is in TIME-WAIT by now, and `None`
+    /// once it was let go of.
     pub fn state(&self, id: ConnId) -> Option<State> {
         match &self.slots.resolve(id).and_then(|index| self.slots.get(index))?.slot {
             Slot::Listener(_) => Some(State::Listen),
             Slot::Opening(opening) => Some(opening.state()),
             Slot::Open(connection) => Some(connection.state),
+            Slot::Done(_) => Some(State::Closed),
         }
     }
 

@@ -73,6 +73,12 @@ impl Engine {
                     drop(self.remove_slot(index));
                 }
             }
+            Slot::Done(link) => {
+                link.button.answer();
+                if link.closed_by_owner().is_some() {
+                    drop(self.remove_slot(index));
+                }
+            }
             Slot::Listener(listener) => {
                 listener.link.button.answer();
                 if listener.link.is_closed() {
@@ -237,6 +243,7 @@ impl Engine {
                 drop(self.remove_slot(index));
             }
             Slot::Listener(_) => self.close_listener(index, Failure::Aborted, now),
+            Slot::Done(_) => {}
         }
     }
 
@@ -260,7 +267,7 @@ impl Engine {
             match &mut entry.slot {
                 Slot::Open(connection) => connection.abort(Failure::StackClosed, &mut context!(self, now)),
                 Slot::Opening(opening) => opening.link.fail(Failure::StackClosed, &mut self.wakes),
-                Slot::Listener(_) => {}
+                Slot::Listener(_) | Slot::Done(_) => {}
             }
             if matches!(entry.slot, Slot::Opening(_)) {
                 drop(self.remove_slot(id.index()));
@@ -275,10 +282,11 @@ impl Engine {
         let mut infos: Vec<SocketInfo> = self
             .slots
             .iter()
-            .map(|(_, entry)| match &entry.slot {
-                Slot::Listener(listener) => listener_info(listener),
-                Slot::Opening(opening) => opening.socket_info(now),
-                Slot::Open(connection) => connection.socket_info(now),
+            .filter_map(|(_, entry)| match &entry.slot {
+                Slot::Listener(listener) => Some(listener_info(listener)),
+                Slot::Opening(opening) => Some(opening.socket_info(now)),
+                Slot::Open(connection) => Some(connection.socket_info(now)),
+                Slot::Done(_) => None,
             })
             .collect();
         let small = |tuple: &FourTuple, state, timer| SocketInfo {
@@ -305,7 +313,7 @@ impl Engine {
     pub(super) fn tcp_info(&self, id: ConnId) -> Option<TcpInfo> {
         match &self.slots.resolve(id).and_then(|index| self.slots.get(index))?.slot {
             Slot::Open(connection) => Some(connection.tcp_info()),
-            Slot::Opening(_) | Slot::Listener(_) => None,
+            Slot::Opening(_) | Slot::Listener(_) | Slot::Done(_) => None,
         }
     }
 }

@@ -89,7 +89,7 @@ use crate::{
     info::{Counters, State},
     link::{Doorbell, Ports, Wakes},
     packet::{Packet, Payload},
-    tcp::time_wait::TimeWait,
+    tcp::{connection::Connection, time_wait::TimeWait},
     time::Time,
     wire::{
         ip::IpEmit,
@@ -290,7 +290,7 @@ impl Engine {
 
     /// The engine was shut down, and everything has come to its end.
     pub fn is_finished(&self) -> bool {
-        self.abort_at.is_some() && self.slots.len() == 0 && self.ready.is_empty() && self.answers.is_empty()
+        self.abort_at.is_some() && self.slots.is_quiet() && self.ready.is_empty() && self.answers.is_empty()
     }
 
     /// The device is gone: every handle is told.
@@ -307,6 +307,7 @@ impl Engine {
                     }
                     Slot::Opening(opening) => opening.link.fail(failure, &mut self.wakes),
                     Slot::Open(connection) => connection.link.fail(failure, &mut self.wakes),
+                    Slot::Done(_) => {}
                 }
             }
         }
@@ -349,7 +350,7 @@ impl Engine {
         let entry = self.slots.get_mut(index)?;
         let tuple = entry.tuple;
         match &mut entry.slot {
-            Slot::Listener(_) => entry.ready = false,
+            Slot::Listener(_) | Slot::Done(_) => entry.ready = false,
             Slot::Opening(opening) => {
                 entry.ready = false;
                 let (deadline, options) = (opening.deadline, opening.options);
@@ -370,7 +371,7 @@ impl Engine {
                 let (state, deadline, finished) = (connection.state, connection.next_deadline(), connection.is_finished());
                 match state {
                     State::TimeWait => self.enter_time_wait(index, now),
-                    State::Closed if finished => drop(self.remove_slot(index)),
+                    State::Closed if finished => drop(self.finish(index)),
                     _ => self.deadlines.set(index, deadline),
                 }
             }
@@ -407,29 +408,44 @@ impl Engine {
         }
     }
 
+    /// The connection is over. While it has an owner its id stays, and what was received with it.
+    fn finish(&mut self, index: u32) -> Option<(FourTuple, Box<Connection>)> {
+        let entry = self.slots.get_mut(index)?;
+        let tuple = entry.tuple;
+        let Slot::Open(connection) = &entry.slot else { return None };
+        let link = Arc::clone(&connection.link);
+        let Slot::Open(connection) = std::mem::replace(&mut entry.slot, Slot::Done(link)) else { return None };
+        entry.bound = None;
+        self.deadlines.remove(index);
+        self.forget_connection(index, &tuple, connection.is_orphan());
+        if connection.is_orphan() {
+            self.slots.remove(index);
+        }
+        Some((tuple, connection))
+    }
+
+    fn forget_connection(&mut self, index: u32, tuple: &FourTuple, orphan: bool) {
+        self.demux.remove(tuple, Target::Slot(index));
+        self.orphans -= usize::from(orphan);
+        self.ports.connection_closed(tuple.local());
+    }
+
     /// Takes a slot out of all tables.
     fn remove_slot(&mut self, index: u32) -> Option<slots::Entry> {
         let entry = self.slots.remove(index)?;
         self.deadlines.remove(index);
         match &entry.slot {
             Slot::Listener(listener) => self.listeners.remove(listener.link.local(), index),
-            Slot::Opening(_) => {
-                self.demux.remove(&entry.tuple, Target::Slot(index));
-                self.ports.connection_closed(entry.tuple.local());
-            }
-            Slot::Open(connection) => {
-                self.demux.remove(&entry.tuple, Target::Slot(index));
-                self.orphans -= usize::from(connection.is_orphan());
-                self.ports.connection_closed(entry.tuple.local());
-            }
+            Slot::Opening(_) => self.forget_connection(index, &entry.tuple, false),
+            Slot::Open(connection) => self.forget_connection(index, &entry.tuple, connection.is_orphan()),
+            Slot::Done(_) => {}
         }
         Some(entry)
     }
 
     /// RFC 9293 §3.6.1: the connection becomes a small record for 2 MSL.
     fn enter_time_wait(&mut self, index: u32, now: Time) {
-        let Some(entry) = self.remove_slot(index) else { return };
-        let Slot::Open(connection) = entry.slot else { return };
+        let Some((tuple, connection)) = self.finish(index) else { return };
         if self.config.time_wait_max == 0 || self.config.time_wait.is_zero() {
             return;
         }
@@ -439,10 +455,10 @@ impl Engine {
             self.counters.time_wait_recycled += 1;
             self.forget_time_wait(oldest);
         }
-        let waiting = Waiting { tuple: entry.tuple, record: TimeWait::new(connection.time_wait()) };
+        let waiting = Waiting { tuple, record: TimeWait::new(connection.time_wait()) };
         self.ports.connection_opened(waiting.tuple.local());
         let record = self.time_wait.push(0, now + self.config.time_wait, waiting);
-        self.insert_target(&entry.tuple, Target::TimeWait(record));
+        self.insert_target(&tuple, Target::TimeWait(record));
     }
 
     fn forget_time_wait(&mut self, record: u32) {

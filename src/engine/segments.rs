@@ -108,7 +108,7 @@ impl Engine {
                 let progress = opening.on_segment(&seg, &mut context!(self, now));
                 self.progress(index, progress, Some(seg), now);
             }
-            Slot::Listener(_) => {}
+            Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
 
@@ -154,7 +154,7 @@ impl Engine {
                 let progress = opening.on_timeout(&mut context!(self, now));
                 self.progress(index, progress, None, now);
             }
-            Slot::Listener(_) => {}
+            Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
 

@@ -1,10 +1,12 @@
 //! Connections, openings and listeners by their ids.
 
+use std::sync::Arc;
+
 use slab::Slab;
 
 use crate::{
     engine::{demux::FourTuple, listener::Listener},
-    link::{ConnId, PortGuard},
+    link::{ConnId, PortGuard, StreamLink},
     tcp::{connection::Connection, handshake::Opening},
 };
 
@@ -14,6 +16,8 @@ pub(crate) enum Slot {
     Listener(Box<Listener>),
     Opening(Box<Opening>),
     Open(Box<Connection>),
+    /// Closed, or remembered in TIME-WAIT: its owner may still read what came, and has not let go.
+    Done(Arc<StreamLink>),
 }
 
 /// A slot with what the engine has to know of every kind of it.
@@ -69,7 +73,8 @@ impl Slots {
         self.slab.iter().map(|(index, entry)| (index as u32, entry))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.slab.len()
+    /// Nothing is left but what owners have not let go of.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.slab.iter().all(|(_, entry)| matches!(entry.slot, Slot::Done(_)))
     }
 }

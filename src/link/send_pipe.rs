@@ -310,11 +310,6 @@ impl SendPipe {
         self.lock().readiness()
     }
 
-    /// Whether this side has said that it writes no more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().shutdown
-    }
-
     /// Whether the connection has failed.
     pub(super) fn is_failed(&self) -> bool {
         self.lock().failed

@@ -349,7 +349,7 @@ impl StreamLink {
     pub(crate) fn ready(&self, interest: Ready) -> Ready {
         let (recv, mut ready) = (self.recv.ready(), self.send.ready());
         // As poll(2) has it: hung up is who has closed, and the peer too.
-        if recv.contains(Ready::READ_CLOSED) && self.send.is_closed() {
+        if recv.contains(Ready::READ_CLOSED) && self.send.shutdown_requested() {
             ready |= Ready::WRITE_CLOSED;
         }
         ready |= recv;

@@ -145,9 +145,7 @@ impl Stack {
     /// # Errors
     /// The stack has ended.
     pub async fn counters(&self) -> io::Result<Counters> {
-        let mut counters = self.ask(Command::Counters).await?;
-        counters.drop_device += self.shared.status.device_drops();
-        Ok(counters)
+        self.ask(Command::Counters).await
     }
 
     /// How often the reactor has looked around so far. Stands still while the stack is idle.

@@ -94,7 +94,7 @@ impl Connection {
         }
         // A window that the peer took back leaves one segment to try (MAY-7).
         let window = self.snd.right_edge().saturating_sub(lost.start).max(mss);
-        let max = allowance.max(mss).min(window).min(SUPER_SEGMENT_MAX);
+        let max = allowance.max(mss).min(window).min(SUPER_SEGMENT_MAX.max(mss));
         let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
         let segment = self.data_segment(range, mss, cx);
         let len = range.end + u64::from(range.fin) - range.start;
@@ -211,7 +211,8 @@ impl Connection {
             return (window > 0).then_some(0);
         }
         let cwnd = if alone { allowance.max(mss) } else { allowance };
-        let limit = window.min(cwnd).min(SUPER_SEGMENT_MAX);
+        // One segment may be larger, where the MTU is.
+        let limit = window.min(cwnd).min(SUPER_SEGMENT_MAX.max(mss));
         let cwnd_limited = cwnd < unsent.min(window);
         if cwnd_limited {
             self.cwnd_limited_until = self.snd.nxt.max(self.snd.una + 1);
@@ -388,16 +389,20 @@ impl Connection {
     fn sack_blocks(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
         let max = self.sack_block_count();
-        let mut push = |(start, end): (u64, u64)| blocks.push(self.rcv.seq(start), self.rcv.seq(end));
+        let mut push = |(start, end): (u64, u64)| {
+            blocks.push(self.rcv.seq(start), self.rcv.seq(end));
+        };
         if max == 0 {
             return blocks;
         }
         if let Some(duplicate) = self.rcv.dsack {
-            let _ = push(duplicate);
+            push(duplicate);
         }
         let held = max - usize::from(self.rcv.dsack.is_some());
         let ranges = self.rcv.assembler.sack_blocks(held);
-        ranges.iter().for_each(|range| drop(push((range.start, range.end))));
+        for range in &ranges {
+            push((range.start, range.end));
+        }
         blocks
     }
 

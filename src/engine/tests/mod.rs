@@ -1,1 +1,4 @@
-//! Two engines.
+//! Whole engines, in virtual time.
+
+mod lossy;
+mod pair;
