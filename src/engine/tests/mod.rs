@@ -1,4 +1,6 @@
 //! Whole engines, in virtual time.
 
+mod basics;
 mod lossy;
 mod pair;
+mod script;

@@ -1,0 +1,43 @@
+//! The shortest life of a connection, from both sides.
+
+use super::script::Script;
+use crate::{config::Config, info::State};
+
+#[test]
+fn a_passive_open_then_data_then_the_peer_closes_first() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("P. 1:11(10) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 11");
+    assert_eq!(s.read().unwrap(), super::pair::pattern(0, 10));
+    s.write(0, 5);
+    s.sent("P. 1:6(5) ack 11");
+    s.recv("F. 11:11(0) ack 6 win 65535");
+    s.sent(". 6:6(0) ack 12");
+    assert_eq!(s.state(), Some(State::CloseWait));
+    assert_eq!(s.read().unwrap(), []);
+    s.close();
+    s.sent("F. 6:6(0) ack 12");
+    assert_eq!(s.state(), Some(State::LastAck));
+    s.recv(". 12:12(0) ack 7 win 65535");
+    assert_eq!(s.state(), None);
+    s.silence();
+}
+
+#[test]
+fn an_active_open_then_we_close_first_and_wait() {
+    let mut s = Script::connecting(Config::default());
+    s.sent("S 0:0(0) win 65535 <mss 1460,sackOK,TS val 0 ecr 0,wscale 7>");
+    s.recv("S. 0:0(0) ack 1 win 65535 <mss 1460,sackOK,TS val 700 ecr 0,wscale 8>");
+    s.sent(". 1:1(0) ack 1");
+    s.close();
+    s.sent("F. 1:1(0) ack 1");
+    assert_eq!(s.state(), Some(State::FinWait1));
+    s.recv(". 1:1(0) ack 2 win 500 <TS val 701 ecr 0>");
+    assert_eq!(s.state(), Some(State::FinWait2));
+    s.recv("F. 1:1(0) ack 2 win 500 <TS val 702 ecr 0>");
+    s.sent(". 2:2(0) ack 2");
+    let infos = s.engine.sockets(s.now);
+    assert_eq!(infos.iter().map(|info| info.state).collect::<Vec<_>>(), [State::TimeWait]);
+    s.wait_ms(60_001);
+    assert!(s.engine.sockets(s.now).is_empty());
+}
