@@ -736,13 +736,24 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, net::UdpSocket, time::Duration};
+    use std::{
+        future::poll_fn,
+        io::{Read, Write},
+        net::{TcpStream, UdpSocket},
+        time::Duration,
+    };
 
     use bytes::Bytes;
     use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
-    use crate::{checksum::sum, device::headers::put_u16};
+    use crate::{
+        checksum::sum,
+        device::{
+            Offload,
+            headers::{self, put_u16},
+        },
+    };
 
     const OURS: &str = "10.9.0.2";
 
@@ -776,7 +787,7 @@ mod tests {
     }
 
     /// Receives until there is an IPv4 packet, for the kernel also sends IPv6 of its own accord.
-    async fn recv_v4(tun: &mut Tun) -> Packet {
+    async fn recv_v4(tun: &mut impl Device) -> Packet {
         let mut packets = Vec::new();
         loop {
             poll_fn(|cx| tun.poll_recv(cx, &mut packets, 16))
@@ -788,7 +799,7 @@ mod tests {
         }
     }
 
-    async fn send(tun: &mut Tun, packet: Packet) -> io::Result<()> {
+    async fn send(tun: &mut impl Device, packet: Packet) -> io::Result<()> {
         let mut packets = VecDeque::from([packet]);
         poll_fn(|cx| tun.poll_send(cx, &mut packets)).await
     }
@@ -842,6 +853,88 @@ mod tests {
                     assert!(checksum, "{:?}", datagram.meta);
                 }
             });
+            assert_eq!(tun.drops(), 0);
+        }
+    }
+
+    /// A TCP segment from our port 80 to the kernel, as the engine makes it.
+    fn segment(port: u16, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Packet {
+        let mut head = [0; 40];
+        let ip = Ip {
+            v6: false,
+            protocol: TCP,
+            header_len: 20,
+            total_len: 40 + payload.len(),
+        };
+        head[0] = 0x45;
+        head[8] = 64;
+        head[9] = TCP;
+        head[12..20].copy_from_slice(&[10, 9, 0, 2, 10, 9, 0, 1]);
+        ip.set_total_len(&mut head, ip.total_len);
+        put_u16(&mut head, 20, 80);
+        put_u16(&mut head, 22, port);
+        head[24..28].copy_from_slice(&seq.to_be_bytes());
+        head[28..32].copy_from_slice(&ack.to_be_bytes());
+        head[32] = 0x50;
+        head[33] = flags;
+        put_u16(&mut head, 34, 0xffff);
+        let pseudo = ip.pseudo_header(&head, 20 + payload.len()).partial();
+        put_u16(&mut head, 36, pseudo);
+        let meta = Meta {
+            checksum: Checksum::Partial,
+            gso_size: 536,
+        };
+        let mut packet = Packet::with_head(&head, meta);
+        let (left, right) = payload.split_at(payload.len() / 3);
+        packet.body.push(Bytes::copy_from_slice(left));
+        packet.body.push(Bytes::copy_from_slice(right));
+        packet
+    }
+
+    #[test]
+    fn super_packets_go_both_ways_with_and_without_offload() {
+        const LEN: usize = 20_000;
+        let Some(namespace) = namespace() else { return };
+        for offload in [true, false] {
+            let tun = builder(&namespace).offload(offload).build().unwrap();
+            let mut tun = Offload::new(tun);
+            let kernel = namespace
+                .spawn(|| {
+                    let mut stream = TcpStream::connect((OURS, 80)).unwrap();
+                    stream.write_all(&[8; LEN]).unwrap();
+                    let mut received = vec![0; LEN];
+                    stream.read_exact(&mut received).unwrap();
+                    received
+                })
+                .unwrap();
+            let (mut received, mut largest, mut seq) = (Vec::new(), 0, 1000);
+            block_on(async {
+                while received.len() < LEN {
+                    let packet = recv_v4(&mut tun).await;
+                    let tcp = Tcp::of(&packet).unwrap();
+                    let bytes = packet.to_vec();
+                    let port = headers::get_u16(&bytes, 20);
+                    let payload = &bytes[tcp.header_len..tcp.ip.total_len];
+                    largest = largest.max(payload.len());
+                    received.extend_from_slice(payload);
+                    let is_syn = bytes[33] & 2 != 0;
+                    let len = payload.len() + usize::from(is_syn);
+                    let ack = headers::get_u32(&bytes, 24).wrapping_add(len as u32);
+                    if len > 0 {
+                        let flags = if is_syn { 0x12 } else { 0x10 };
+                        let answer = segment(port, seq, ack, flags, &[]);
+                        send(&mut tun, answer).await.unwrap();
+                        seq += u32::from(is_syn);
+                    }
+                    if received.len() == LEN {
+                        let answer = segment(port, seq, ack, 0x18, &[9; LEN]);
+                        send(&mut tun, answer).await.unwrap();
+                    }
+                }
+            });
+            assert_eq!(received, [8; LEN]);
+            assert!(largest > 1500, "{largest}, offload {offload}");
+            assert_eq!(kernel.join().unwrap(), [9; LEN]);
             assert_eq!(tun.drops(), 0);
         }
     }

@@ -1,4 +1,6 @@
+mod faults;
 mod surface;
+mod threads;
 
 use std::{
     io::ErrorKind,

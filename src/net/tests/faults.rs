@@ -1,0 +1,100 @@
+//! Devices that fail, and what the application sees of it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{self, timeout};
+
+use super::{builder, settle};
+use crate::{
+    device::{Capabilities, Device},
+    packet::Packet,
+};
+
+/// Never delivers anything, and does one thing when it is to send.
+struct Faulty(fn() -> Poll<io::Result<()>>);
+
+impl Device for Faulty {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: 1500,
+            checksum_offload: false,
+            segmentation_offload: None,
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut Vec<Packet>,
+        _: usize,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, _: &mut VecDeque<Packet>) -> Poll<io::Result<()>> {
+        self.0()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_error_is_the_cause_of_the_end() {
+    let fails = || Poll::Ready(Err(io::Error::new(ErrorKind::NotFound, "unplugged")));
+    let stack = builder(1).spawn(Faulty(fails)).unwrap();
+    let listener = stack.listen("10.0.0.1:80").await.unwrap();
+    let error = stack.connect("10.0.0.2:80").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    let cause = stack.closed().await.unwrap_err();
+    assert_eq!(cause.kind(), ErrorKind::NotFound);
+    assert_eq!(cause.to_string(), "unplugged");
+    let error = listener.accept().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    stack.listen("10.0.0.1:81").await.unwrap_err();
+    stack.shutdown(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_reactor_leaves_nobody_waiting() {
+    let stack = builder(1).spawn(Faulty(|| panic!("a bug"))).unwrap();
+    let listener = stack.listen("10.0.0.1:80").await.unwrap();
+    stack.connect("10.0.0.2:80").await.unwrap_err();
+    listener.accept().await.unwrap_err();
+    let cause = stack.closed().await.unwrap_err();
+    assert!(cause.to_string().contains("panicked"), "{cause}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_takes_nothing_hinders_no_time_limit_and_makes_nothing_spin() {
+    let stack = builder(1).spawn(Faulty(|| Poll::Pending)).unwrap();
+    let begin = time::Instant::now();
+    let error = stack.connect("10.0.0.2:80").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(begin.elapsed() < Duration::from_secs(300));
+    assert!(stack.turns() < 100, "{}", stack.turns());
+    let connect = stack.connect("10.0.0.2:80");
+    timeout(Duration::from_secs(1), connect).await.unwrap_err();
+    let drain = Duration::from_secs(5);
+    let in_time = timeout(2 * drain, stack.shutdown(drain)).await;
+    in_time.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_reaches_itself_without_its_device() {
+    let panics = || panic!("nothing goes out");
+    let stack = builder(1).spawn(Faulty(panics)).unwrap();
+    let listener = stack.listen("0.0.0.0:80").await.unwrap();
+    for addr in ["10.0.0.1:80", "0.0.0.0:80"] {
+        let (accepted, connected) = tokio::join!(listener.accept(), stack.connect(addr));
+        let (accepted, peer) = accepted.unwrap();
+        let connected = connected.unwrap();
+        assert_eq!(connected.local_addr().unwrap(), peer);
+        let own = "10.0.0.1:80".parse().unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), own);
+        assert_eq!(accepted.local_addr().unwrap(), own);
+    }
+    settle().await;
+}
