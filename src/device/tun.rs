@@ -786,17 +786,16 @@ mod tests {
             .unwrap()
     }
 
-    /// Receives until there is an IPv4 packet, for the kernel also sends IPv6 of its own accord.
-    async fn recv_v4(tun: &mut impl Device) -> Packet {
+    /// Receives until there are IPv4 packets, for the kernel also sends IPv6 of its own accord.
+    async fn recv_v4(tun: &mut impl Device) -> Vec<Packet> {
         let mut packets = Vec::new();
-        loop {
-            poll_fn(|cx| tun.poll_recv(cx, &mut packets, 16))
+        while packets.is_empty() {
+            poll_fn(|cx| tun.poll_recv(cx, &mut packets, 64))
                 .await
                 .unwrap();
-            if let Some(packet) = packets.drain(..).find(|p| p.first()[0] >> 4 == 4) {
-                return packet;
-            }
+            packets.retain(|packet| packet.first()[0] >> 4 == 4);
         }
+        packets
     }
 
     async fn send(tun: &mut impl Device, packet: Packet) -> io::Result<()> {
@@ -839,12 +838,12 @@ mod tests {
                 for len in [4, 600, 1400, mtu - 28] {
                     let reply = {
                         send(&mut tun, echo_request(len)).await.unwrap();
-                        recv_v4(&mut tun).await
+                        recv_v4(&mut tun).await.remove(0)
                     };
                     assert_eq!(reply.first()[20], 0, "echo reply");
                     assert_eq!(reply.to_vec()[28..], vec![7; len]);
                     kernel.send_to(&vec![8; len], (OURS, 9)).unwrap();
-                    let datagram = recv_v4(&mut tun).await;
+                    let datagram = recv_v4(&mut tun).await.remove(0);
                     assert_eq!(datagram.to_vec()[28..], vec![8; len]);
                     let checksum = match (offload, datagram.meta.checksum) {
                         (true, Checksum::Partial) => true,
@@ -910,25 +909,26 @@ mod tests {
             let (mut received, mut largest, mut seq) = (Vec::new(), 0, 1000);
             block_on(async {
                 while received.len() < LEN {
-                    let packet = recv_v4(&mut tun).await;
-                    let tcp = Tcp::of(&packet).unwrap();
-                    let bytes = packet.to_vec();
-                    let port = headers::get_u16(&bytes, 20);
-                    let payload = &bytes[tcp.header_len..tcp.ip.total_len];
-                    largest = largest.max(payload.len());
-                    received.extend_from_slice(payload);
-                    let is_syn = bytes[33] & 2 != 0;
-                    let len = payload.len() + usize::from(is_syn);
-                    let ack = headers::get_u32(&bytes, 24).wrapping_add(len as u32);
-                    if len > 0 {
-                        let flags = if is_syn { 0x12 } else { 0x10 };
-                        let answer = segment(port, seq, ack, flags, &[]);
-                        send(&mut tun, answer).await.unwrap();
+                    for packet in recv_v4(&mut tun).await {
+                        let tcp = Tcp::of(&packet).unwrap();
+                        let bytes = packet.to_vec();
+                        let port = headers::get_u16(&bytes, 20);
+                        let payload = &bytes[tcp.header_len..tcp.ip.total_len];
+                        largest = largest.max(payload.len());
+                        received.extend_from_slice(payload);
+                        let is_syn = bytes[33] & 2 != 0;
+                        let len = payload.len() + usize::from(is_syn);
+                        let ack = headers::get_u32(&bytes, 24).wrapping_add(len as u32);
+                        let (flags, answer) = match received.len() {
+                            _ if is_syn => (0x12, &[][..]),
+                            LEN => (0x18, &[9; LEN][..]),
+                            _ => (0x10, &[][..]),
+                        };
+                        if len > 0 {
+                            let answer = segment(port, seq, ack, flags, answer);
+                            send(&mut tun, answer).await.unwrap();
+                        }
                         seq += u32::from(is_syn);
-                    }
-                    if received.len() == LEN {
-                        let answer = segment(port, seq, ack, 0x18, &[9; LEN]);
-                        send(&mut tun, answer).await.unwrap();
                     }
                 }
             });
