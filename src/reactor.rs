@@ -37,9 +37,9 @@ const BATCH: usize = 64;
 /// Turns in a row before other tasks of the runtime get theirs.
 const TURNS: usize = 8;
 
-/// How often timers are looked at while the device takes no packets: what they ask to be sent could
-/// not go anyway, but time limits must end.
-const BLOCKED_TICK: Duration = Duration::from_millis(10);
+/// A device that has taken nothing for this long loses what waits for it, like any full queue in a
+/// network: retransmission and its time limits go on, so that no call waits for ever.
+const STALL: Duration = Duration::from_secs(1);
 
 /// Why a stack ended.
 #[derive(Clone, Debug)]
@@ -108,6 +108,10 @@ pub(crate) struct Reactor<D: Device> {
     to_send: VecDeque<Packet>,
     rung: Vec<ConnId>,
     commands: VecDeque<Command>,
+    /// When what waits for the device is dropped; `None` while it takes packets.
+    stalled_at: Option<Instant>,
+    /// Packets dropped so.
+    stall_drops: u64,
     /// When a shutdown stops waiting for a device that takes nothing.
     abort_at: Option<Instant>,
     cause: Option<Cause>,
@@ -147,6 +151,8 @@ impl<D: Device> Reactor<D> {
             to_send: VecDeque::with_capacity(BATCH),
             rung: Vec::new(),
             commands: VecDeque::new(),
+            stalled_at: None,
+            stall_drops: 0,
             abort_at: None,
             cause: None,
             timer: Box::pin(None),
@@ -175,14 +181,13 @@ impl<D: Device> Reactor<D> {
             .is_ready();
         let now = time::Instant::now().into_std();
         self.process(now);
-        let sent_all = self.send(cx, now)?;
+        let more = self.send(cx, now)?;
         self.fire_wakes();
         if self.is_finished(now) {
             return Ok(Turn::Finished);
         }
-        let busy = received || rung || sent_all == Poll::Ready(false);
         // Turns that follow each other look at the deadline without a timer.
-        let busy = busy || self.poll_timer(cx, now, sent_all.is_pending()).is_ready();
+        let busy = received || rung || more || self.poll_timer(cx).is_ready();
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
 
@@ -224,31 +229,45 @@ impl<D: Device> Reactor<D> {
                 self.abort_at = [self.abort_at, at].into_iter().flatten().min();
             }
             Command::Counters(_) => {
-                let drops = self.device.drops();
+                let drops = self.device.drops() + self.stall_drops;
                 self.engine.set_device_drops(drops);
             }
             _ => {}
         }
     }
 
-    /// Sends a batch: `Ready` tells whether it was all there is, `Pending` that the device takes no
-    /// more. While it does not, the engine is asked for nothing, so that nothing piles up.
-    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<Poll<bool>> {
-        if self.to_send.is_empty() {
-            let all = self.engine.poll_packet(now, BATCH, &mut self.to_send);
-            return self.flush(cx).map(|poll| poll.map(|()| all));
+    /// Sends a batch; whether there may be more. While the device takes nothing, the engine is asked
+    /// for nothing, so that nothing piles up.
+    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
+        let all = self.to_send.is_empty() && self.engine.poll_packet(now, BATCH, &mut self.to_send);
+        let waiting = self.to_send.len();
+        if waiting > 0 {
+            match self.device.poll_send(cx, &mut self.to_send) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    if self.to_send.len() < waiting {
+                        self.stalled_at = None;
+                    }
+                    return Ok(self.drop_if_stalled(now));
+                }
+            }
         }
-        self.flush(cx).map(|poll| poll.map(|()| false))
+        self.stalled_at = None;
+        Ok(!all)
     }
 
-    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        if self.to_send.is_empty() {
-            return Ok(Poll::Ready(()));
+    /// The device takes nothing: whether it has not for too long, and there is room again.
+    fn drop_if_stalled(&mut self, now: Instant) -> bool {
+        let at = *self.stalled_at.get_or_insert(now + STALL);
+        if now < at {
+            return false;
         }
-        match self.device.poll_send(cx, &mut self.to_send) {
-            Poll::Ready(result) => result.map(Poll::Ready),
-            Poll::Pending => Ok(Poll::Pending),
-        }
+        let packets = self.to_send.len();
+        tracing::trace!(packets, "dropped: the device is stalled");
+        self.stall_drops += packets as u64;
+        self.to_send.clear();
+        self.stalled_at = None;
+        true
     }
 
     fn fire_wakes(&mut self) {
@@ -265,15 +284,11 @@ impl<D: Device> Reactor<D> {
     }
 
     /// Arms the timer for the next deadline: `Ready` when that has come already.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant, blocked: bool) -> Poll<()> {
-        let mut deadline = self.engine.next_deadline();
-        if blocked {
-            let tick = now + BLOCKED_TICK;
-            deadline = [deadline.map(|at| at.max(tick)), self.abort_at]
-                .into_iter()
-                .flatten()
-                .min();
-        }
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = match self.stalled_at {
+            Some(at) => Some(self.abort_at.map_or(at, |abort| abort.min(at))),
+            None => self.engine.next_deadline(),
+        };
         let Some(at) = deadline.map(time::Instant::from_std) else {
             if self.timer.is_some() {
                 self.timer.set(None);

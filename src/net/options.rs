@@ -178,8 +178,8 @@ macro_rules! common_options {
                 self.options().congestion
             }
 
-            /// Chooses the congestion control algorithm. A connection that has one already begins
-            /// with the new one's slow start threshold and window as they are.
+            /// Chooses the congestion control algorithm. A connection that has one already starts
+            /// over with the initial window.
             pub fn set_congestion(&self, congestion: Congestion) {
                 self.change(|options| options.congestion = congestion);
             }

@@ -74,7 +74,7 @@ async fn a_device_that_takes_nothing_hinders_no_time_limit_and_makes_nothing_spi
     let error = stack.connect("10.0.0.2:80").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(begin.elapsed() < Duration::from_secs(300));
-    assert!(stack.turns() < 100, "{}", stack.turns());
+    assert!(stack.turns() < 1000, "{}", stack.turns());
     let connect = stack.connect("10.0.0.2:80");
     timeout(Duration::from_secs(1), connect).await.unwrap_err();
     let drain = Duration::from_secs(5);
