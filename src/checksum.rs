@@ -109,7 +109,9 @@ pub(crate) const fn update(check: u16, old: u16, new: u16) -> u16 {
 
 /// `initial` with the bytes of a packet in `range` added.
 pub(crate) fn sum_packet(packet: &Packet, range: Range<usize>, initial: Sum) -> Sum {
-    packet.slices(range).fold(initial, |total, slice| total.combine(sum(slice)))
+    packet
+        .slices(range)
+        .fold(initial, |total, slice| total.combine(sum(slice)))
 }
 
 /// Adds the carries until 16 bits are left.

@@ -20,6 +20,8 @@ use std::{
 
 use crate::packet::Packet;
 
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use self::tun::{Tun, TunBuilder};
 pub use self::{
     capture::Capture,
     channel::{Channel, channel, pair},
@@ -27,8 +29,6 @@ pub use self::{
     link::Link,
     offload::Offload,
 };
-#[cfg(all(feature = "tun", target_os = "linux"))]
-pub use self::tun::{Tun, TunBuilder};
 
 /// What a device can do by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,6 @@
 //! The engine for those who drive it themselves: opening, listening, reading and writing by id.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -17,7 +12,10 @@ use crate::{
 };
 
 fn no_such_id() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "there is no such connection any more")
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "there is no such connection any more",
+    )
 }
 
 impl Engine {
@@ -29,8 +27,15 @@ impl Engine {
         let guard = self.ports.bind(local, true, false, true)?;
         let local = guard.local();
         let options = self.config.options;
-        let link = Arc::new(ListenerLink::new(Arc::clone(&self.bell), local, backlog, options, guard));
-        self.listen_on(link).ok_or_else(|| Failure::StackClosed.into())
+        let link = Arc::new(ListenerLink::new(
+            Arc::clone(&self.bell),
+            local,
+            backlog,
+            options,
+            guard,
+        ));
+        self.listen_on(link)
+            .ok_or_else(|| Failure::StackClosed.into())
     }
 
     /// Takes a connection that is established, with the address of its peer.
@@ -39,7 +44,9 @@ impl Engine {
     /// owes its peer.
     pub fn accept(&mut self, listener: ConnId) -> Option<(ConnId, SocketAddr)> {
         let index = self.slots.resolve(listener)?;
-        let Slot::Listener(listener) = &self.slots.get(index)?.slot else { return None };
+        let Slot::Listener(listener) = &self.slots.get(index)?.slot else {
+            return None;
+        };
         let link = listener.link.try_accept().ok()?;
         Some((link.button.id()?, link.peer()))
     }
@@ -55,7 +62,14 @@ impl Engine {
         let options = self.config.options;
         let (recv, send) = self.buffer_sizes(&options);
         let local = super::unspecified(peer.ip());
-        let link = Arc::new(StreamLink::new(Arc::clone(&self.bell), local, peer, options, recv, send));
+        let link = Arc::new(StreamLink::new(
+            Arc::clone(&self.bell),
+            local,
+            peer,
+            options,
+            recv,
+            send,
+        ));
         match self.open(Arc::clone(&link), None, peer, now) {
             Some(id) => Ok(id),
             None => Err(link.take_error().unwrap_or_else(no_such_id)),
@@ -63,7 +77,11 @@ impl Engine {
     }
 
     fn link(&self, id: ConnId) -> io::Result<&Arc<StreamLink>> {
-        let slot = self.slots.resolve(id).and_then(|index| self.slots.get(index)).map(|entry| &entry.slot);
+        let slot = self
+            .slots
+            .resolve(id)
+            .and_then(|index| self.slots.get(index))
+            .map(|entry| &entry.slot);
         match slot {
             Some(Slot::Opening(opening)) => Ok(&opening.link),
             Some(Slot::Open(connection)) => Ok(&connection.link),
@@ -75,7 +93,12 @@ impl Engine {
     /// The state of a connection or listener; CLOSED also for what is in TIME-WAIT by now, and `None`
     /// once it was let go of.
     pub fn state(&self, id: ConnId) -> Option<State> {
-        match &self.slots.resolve(id).and_then(|index| self.slots.get(index))?.slot {
+        match &self
+            .slots
+            .resolve(id)
+            .and_then(|index| self.slots.get(index))?
+            .slot
+        {
             Slot::Listener(_) => Some(State::Listen),
             Slot::Opening(opening) => Some(opening.state()),
             Slot::Open(connection) => Some(connection.state),
@@ -107,7 +130,12 @@ impl Engine {
     }
 
     /// Writes a chunk without a copy: takes off its front what there is room for.
-    pub fn write_chunk(&mut self, id: ConnId, chunk: &mut Bytes, now: Instant) -> io::Result<usize> {
+    pub fn write_chunk(
+        &mut self,
+        id: ConnId,
+        chunk: &mut Bytes,
+        now: Instant,
+    ) -> io::Result<usize> {
         let written = self.link(id)?.try_write_chunk(chunk);
         self.after(id, now);
         written

@@ -48,7 +48,9 @@ impl Engine {
 
     /// Answers the button, then looks.
     pub(super) fn look(&mut self, index: u32, now: Time) {
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         match &mut entry.slot {
             Slot::Open(connection) => {
                 connection.link.button.answer();
@@ -91,16 +93,24 @@ impl Engine {
     /// The listener is gone: what nobody accepted is reset.
     fn close_listener(&mut self, index: u32, failure: Failure, now: Time) {
         let id = self.slots.id(index);
-        let Some(entry) = self.remove_slot(index) else { return };
-        let Slot::Listener(listener) = entry.slot else { return };
+        let Some(entry) = self.remove_slot(index) else {
+            return;
+        };
+        let Slot::Listener(listener) = entry.slot else {
+            return;
+        };
         listener.link.fail(failure, &mut self.wakes);
         for link in listener.link.drain() {
             if let Some(id) = link.button.id() {
                 self.abort_id(id, now);
             }
         }
-        let half_open: Vec<u32> =
-            self.half_open.iter().filter(|(_, pending)| Some(pending.of) == id).map(|(entry, _)| entry).collect();
+        let half_open: Vec<u32> = self
+            .half_open
+            .iter()
+            .filter(|(_, pending)| Some(pending.of) == id)
+            .map(|(entry, _)| entry)
+            .collect();
         for entry in half_open {
             self.forget_half_open(entry);
         }
@@ -114,7 +124,10 @@ impl Engine {
         }
         let local = link.local();
         let tuple = FourTuple::new(local, unspecified(local.ip()));
-        let slot = Slot::Listener(Box::new(Listener { link: Arc::clone(&link), half_open: 0 }));
+        let slot = Slot::Listener(Box::new(Listener {
+            link: Arc::clone(&link),
+            half_open: 0,
+        }));
         let id = self.slots.insert(tuple, None, slot);
         self.listeners.insert(local, id.index());
         link.button.assign(id);
@@ -163,8 +176,17 @@ impl Engine {
         now: Time,
     ) -> ConnId {
         let ts_offset = self.keys.timestamp_offset(tuple.local(), tuple.peer());
-        let opening = Opening::new(Arc::clone(&link), options, iss, ts_offset, self.path(&tuple), now);
-        let id = self.slots.insert(tuple, bound, Slot::Opening(Box::new(opening)));
+        let opening = Opening::new(
+            Arc::clone(&link),
+            options,
+            iss,
+            ts_offset,
+            self.path(&tuple),
+            now,
+        );
+        let id = self
+            .slots
+            .insert(tuple, bound, Slot::Opening(Box::new(opening)));
         self.insert_target(&tuple, Target::Slot(id.index()));
         self.ports.connection_opened(tuple.local());
         self.counters.active_opens += 1;
@@ -175,14 +197,19 @@ impl Engine {
     }
 
     /// The local address of a connection to `peer` (MUST-44), and a port that is free for it.
-    fn choose_local(&mut self, bound: Option<&PortGuard>, peer: SocketAddr) -> Result<SocketAddr, Failure> {
+    fn choose_local(
+        &mut self,
+        bound: Option<&PortGuard>,
+        peer: SocketAddr,
+    ) -> Result<SocketAddr, Failure> {
         if self.abort_at.is_some() {
             return Err(Failure::StackClosed);
         }
         if self.connection_count() >= self.config.connections_max {
             return Err(Failure::NoMemory);
         }
-        let unreachable = !peer.ip().is_loopback() && !crate::wire::ip::is_unicast_destination(peer.ip());
+        let unreachable =
+            !peer.ip().is_loopback() && !crate::wire::ip::is_unicast_destination(peer.ip());
         if unreachable {
             return Err(Failure::NetworkUnreachable);
         }
@@ -190,9 +217,14 @@ impl Engine {
             return Err(Failure::Refused);
         }
         let wanted = bound.map(PortGuard::local);
-        let ip = match wanted.map(|local| local.ip()).filter(|ip| !ip.is_unspecified()) {
+        let ip = match wanted
+            .map(|local| local.ip())
+            .filter(|ip| !ip.is_unspecified())
+        {
             Some(ip) => ip,
-            None => self.source_for(peer.ip()).ok_or(Failure::NetworkUnreachable)?,
+            None => self
+                .source_for(peer.ip())
+                .ok_or(Failure::NetworkUnreachable)?,
         };
         if ip.is_ipv4() != peer.is_ipv4() {
             return Err(Failure::NetworkUnreachable);
@@ -204,17 +236,30 @@ impl Engine {
                 Some(_) => Err(Failure::AddressInUse),
             };
         }
-        self.free_port(ip, peer).map(|port| SocketAddr::new(ip, port)).ok_or(Failure::NoPort)
+        self.free_port(ip, peer)
+            .map(|port| SocketAddr::new(ip, port))
+            .ok_or(Failure::NoPort)
     }
 
     /// RFC 6056: a port that nobody listens on, and from which no connection leads to `peer`.
     fn free_port(&mut self, ip: IpAddr, peer: SocketAddr) -> Option<u16> {
-        let Self { ephemeral, ports, demux, slots, half_open, time_wait, .. } = self;
+        let Self {
+            ephemeral,
+            ports,
+            demux,
+            slots,
+            half_open,
+            time_wait,
+            ..
+        } = self;
         let free = |port: u16, over_time_wait: bool| {
             let tuple = FourTuple::new(SocketAddr::new(ip, port), peer);
-            let taken = demux.get(&tuple, |target| tuple_of(slots, half_open, time_wait, target));
+            let taken = demux.get(&tuple, |target| {
+                tuple_of(slots, half_open, time_wait, target)
+            });
             !ports.is_bound(port)
-                && taken.is_none_or(|target| over_time_wait && matches!(target, Target::TimeWait(_)))
+                && taken
+                    .is_none_or(|target| over_time_wait && matches!(target, Target::TimeWait(_)))
         };
         let port = ephemeral.next(ip, peer, |port| free(port, false));
         port.or_else(|| ephemeral.next(ip, peer, |port| free(port, true)))
@@ -226,13 +271,22 @@ impl Engine {
             return Some(peer);
         }
         let family = |net: &&ipnet::IpNet| net.addr().is_ipv4() == peer.is_ipv4();
-        let near = self.addresses.iter().filter(family).find(|net| net.contains(&peer));
-        near.or_else(|| self.addresses.iter().find(family)).map(ipnet::IpNet::addr)
+        let near = self
+            .addresses
+            .iter()
+            .filter(family)
+            .find(|net| net.contains(&peer));
+        near.or_else(|| self.addresses.iter().find(family))
+            .map(ipnet::IpNet::addr)
     }
 
     pub(super) fn abort_id(&mut self, id: ConnId, now: Time) {
-        let Some(index) = self.slots.resolve(id) else { return };
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(index) = self.slots.resolve(id) else {
+            return;
+        };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         match &mut entry.slot {
             Slot::Open(connection) => {
                 connection.abort(Failure::Aborted, &mut context!(self, now));
@@ -251,8 +305,12 @@ impl Engine {
     fn begin_shutdown(&mut self, drain: Duration, now: Time) {
         let at = now + drain;
         self.abort_at = Some(self.abort_at.map_or(at, |before| before.min(at)));
-        let listeners: Vec<u32> =
-            self.slots.iter().filter(|(_, e)| matches!(e.slot, Slot::Listener(_))).map(|(index, _)| index).collect();
+        let listeners: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(_, e)| matches!(e.slot, Slot::Listener(_)))
+            .map(|(index, _)| index)
+            .collect();
         for index in listeners {
             self.close_listener(index, Failure::StackClosed, now);
         }
@@ -261,11 +319,23 @@ impl Engine {
     /// The time to drain is over.
     pub(super) fn abort_all(&mut self, now: Time) {
         self.aborted = true;
-        let ids: Vec<ConnId> = self.slots.iter().filter_map(|(index, _)| self.slots.id(index)).collect();
+        let ids: Vec<ConnId> = self
+            .slots
+            .iter()
+            .filter_map(|(index, _)| self.slots.id(index))
+            .collect();
         for id in ids {
-            let Some(entry) = self.slots.resolve(id).and_then(|index| self.slots.get_mut(index)) else { continue };
+            let Some(entry) = self
+                .slots
+                .resolve(id)
+                .and_then(|index| self.slots.get_mut(index))
+            else {
+                continue;
+            };
             match &mut entry.slot {
-                Slot::Open(connection) => connection.abort(Failure::StackClosed, &mut context!(self, now)),
+                Slot::Open(connection) => {
+                    connection.abort(Failure::StackClosed, &mut context!(self, now))
+                }
                 Slot::Opening(opening) => opening.link.fail(Failure::StackClosed, &mut self.wakes),
                 Slot::Listener(_) | Slot::Done(_) => {}
             }
@@ -311,7 +381,12 @@ impl Engine {
     }
 
     pub(super) fn tcp_info(&self, id: ConnId) -> Option<TcpInfo> {
-        match &self.slots.resolve(id).and_then(|index| self.slots.get(index))?.slot {
+        match &self
+            .slots
+            .resolve(id)
+            .and_then(|index| self.slots.get(index))?
+            .slot
+        {
             Slot::Open(connection) => Some(connection.tcp_info()),
             Slot::Opening(_) | Slot::Listener(_) | Slot::Done(_) => None,
         }

@@ -87,14 +87,19 @@ pub(crate) struct Demux {
 
 impl fmt::Debug for Demux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Demux").field("len", &self.table.len()).finish_non_exhaustive()
+        f.debug_struct("Demux")
+            .field("len", &self.table.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Demux {
     /// The key keeps attackers from choosing four-tuples that collide.
     pub(crate) fn new(key: (u64, u64)) -> Self {
-        Self { table: HashTable::new(), hasher: SipHasher13::new_with_keys(key.0, key.1) }
+        Self {
+            table: HashTable::new(),
+            hasher: SipHasher13::new_with_keys(key.0, key.1),
+        }
     }
 
     fn hash(hasher: &SipHasher13, tuple: &FourTuple) -> u64 {
@@ -106,21 +111,36 @@ impl Demux {
         hasher.hash(&bytes)
     }
 
-    pub(crate) fn get<'a>(&self, tuple: &FourTuple, of: impl Fn(Target) -> &'a FourTuple) -> Option<Target> {
-        let found = self.table.find(Self::hash(&self.hasher, tuple), |packed| of(Target::unpack(*packed)) == tuple);
+    pub(crate) fn get<'a>(
+        &self,
+        tuple: &FourTuple,
+        of: impl Fn(Target) -> &'a FourTuple,
+    ) -> Option<Target> {
+        let found = self.table.find(Self::hash(&self.hasher, tuple), |packed| {
+            of(Target::unpack(*packed)) == tuple
+        });
         found.map(|packed| Target::unpack(*packed))
     }
 
     /// The four-tuple must not be in the table, and its target must already know it.
-    pub(crate) fn insert<'a>(&mut self, tuple: &FourTuple, target: Target, of: impl Fn(Target) -> &'a FourTuple) {
+    pub(crate) fn insert<'a>(
+        &mut self,
+        tuple: &FourTuple,
+        target: Target,
+        of: impl Fn(Target) -> &'a FourTuple,
+    ) {
         let hasher = &self.hasher;
         let rehash = |packed: &u32| Self::hash(hasher, of(Target::unpack(*packed)));
-        self.table.insert_unique(Self::hash(hasher, tuple), target.pack(), rehash);
+        self.table
+            .insert_unique(Self::hash(hasher, tuple), target.pack(), rehash);
     }
 
     pub(crate) fn remove(&mut self, tuple: &FourTuple, target: Target) {
         let packed = target.pack();
-        if let Ok(entry) = self.table.find_entry(Self::hash(&self.hasher, tuple), |found| *found == packed) {
+        if let Ok(entry) = self
+            .table
+            .find_entry(Self::hash(&self.hasher, tuple), |found| *found == packed)
+        {
             entry.remove();
         }
     }

@@ -32,7 +32,11 @@ impl<T, const N: usize> Fifo<T, N> {
     pub(crate) const ENTRY: usize = size_of::<Option<Node<T>>>();
 
     pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new(), free: Vec::new(), lists: [(NIL, NIL); N] }
+        Self {
+            nodes: Vec::new(),
+            free: Vec::new(),
+            lists: [(NIL, NIL); N],
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -45,11 +49,15 @@ impl<T, const N: usize> Fifo<T, N> {
     }
 
     fn node(&self, index: u32) -> &Node<T> {
-        self.nodes[index as usize].as_ref().expect("only live indices are linked or handed out")
+        self.nodes[index as usize]
+            .as_ref()
+            .expect("only live indices are linked or handed out")
     }
 
     fn node_mut(&mut self, index: u32) -> &mut Node<T> {
-        self.nodes[index as usize].as_mut().expect("only live indices are linked or handed out")
+        self.nodes[index as usize]
+            .as_mut()
+            .expect("only live indices are linked or handed out")
     }
 
     pub(crate) fn get(&self, index: u32) -> &T {
@@ -66,13 +74,24 @@ impl<T, const N: usize> Fifo<T, N> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        let live = |(index, node): (usize, &'_ Option<Node<T>>)| node.as_ref().map(|_| index as u32);
-        self.nodes.iter().enumerate().filter_map(live).map(|index| (index, self.get(index)))
+        let live =
+            |(index, node): (usize, &'_ Option<Node<T>>)| node.as_ref().map(|_| index as u32);
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter_map(live)
+            .map(|index| (index, self.get(index)))
     }
 
     /// Appends to list `list`, none of whose entries may be due later.
     pub(crate) fn push(&mut self, list: usize, at: Time, value: T) -> u32 {
-        let node = Node { value, at: millis(at), prev: NIL, next: NIL, list: list as u8 };
+        let node = Node {
+            value,
+            at: millis(at),
+            prev: NIL,
+            next: NIL,
+            list: list as u8,
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 self.nodes[index as usize] = Some(node);
@@ -121,7 +140,10 @@ impl<T, const N: usize> Fifo<T, N> {
     }
 
     fn heads(&self) -> impl Iterator<Item = u32> {
-        self.lists.iter().map(|(head, _)| *head).filter(|head| *head != NIL)
+        self.lists
+            .iter()
+            .map(|(head, _)| *head)
+            .filter(|head| *head != NIL)
     }
 
     fn link(&mut self, index: u32, list: usize) {
@@ -136,7 +158,9 @@ impl<T, const N: usize> Fifo<T, N> {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Node { prev, next, list, .. } = *self.node(index);
+        let Node {
+            prev, next, list, ..
+        } = *self.node(index);
         let list = usize::from(list);
         if prev == NIL {
             self.lists[list].0 = next;
@@ -168,6 +192,9 @@ mod tests {
         assert_eq!(fifo.next(), Some(at(15)));
         assert_eq!(fifo.remove(c), Some("c"));
         assert_eq!(fifo.first_due(at(25)), Some(b));
-        assert_eq!((fifo.remove(b), fifo.remove(a), fifo.len(), fifo.next()), (Some("b"), Some("a"), 0, None));
+        assert_eq!(
+            (fifo.remove(b), fifo.remove(a), fifo.len(), fifo.next()),
+            (Some("b"), Some("a"), 0, None)
+        );
     }
 }

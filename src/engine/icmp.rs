@@ -25,7 +25,16 @@ const MIN_PMTU_V4: u32 = 552;
 const MIN_PMTU_V6: u32 = 1280;
 
 /// RFC 1191 §7.1: sizes of common networks, for routers that do not say what would fit.
-const PLATEAUS: [u32; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, MIN_PMTU_V4];
+const PLATEAUS: [u32; 8] = [
+    32_000,
+    17_914,
+    8_166,
+    4_352,
+    2_002,
+    1_492,
+    1_006,
+    MIN_PMTU_V4,
+];
 
 impl Engine {
     pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
@@ -73,15 +82,25 @@ impl Engine {
     /// an attempt to connect.
     fn on_icmp_error(&mut self, error: &IcmpError, now: Time) {
         let quote = &error.quote;
-        let tuple = FourTuple::new((quote.src, quote.src_port).into(), (quote.dst, quote.dst_port).into());
-        let Some(Target::Slot(index)) = self.target(&tuple).filter(|_| quote.protocol == protocol::TCP) else {
+        let tuple = FourTuple::new(
+            (quote.src, quote.src_port).into(),
+            (quote.dst, quote.dst_port).into(),
+        );
+        let Some(Target::Slot(index)) = self
+            .target(&tuple)
+            .filter(|_| quote.protocol == protocol::TCP)
+        else {
             self.counters.drop_icmp += 1;
             return;
         };
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         match &mut entry.slot {
             Slot::Opening(opening) if opening.sent(quote.seq) => {
-                let Some((failure, hard)) = failure_of(error.kind) else { return };
+                let Some((failure, hard)) = failure_of(error.kind) else {
+                    return;
+                };
                 self.counters.icmp_errors += 1;
                 let progress = opening.on_icmp(failure, hard, &mut context!(self, now));
                 self.progress(index, progress, None, now);
@@ -110,10 +129,16 @@ impl Engine {
 /// (RFC 1122 §4.2.3.9; Linux fails a connect on unreachable ports and protocols).
 fn failure_of(kind: IcmpErrorKind) -> Option<(Failure, bool)> {
     Some(match kind {
-        IcmpErrorKind::Unreachable(Unreachable::Port | Unreachable::Protocol) => (Failure::Refused, true),
+        IcmpErrorKind::Unreachable(Unreachable::Port | Unreachable::Protocol) => {
+            (Failure::Refused, true)
+        }
         IcmpErrorKind::Unreachable(Unreachable::Network) => (Failure::NetworkUnreachable, false),
-        IcmpErrorKind::Unreachable(_) | IcmpErrorKind::TimeExceeded => (Failure::HostUnreachable, false),
-        IcmpErrorKind::ParameterProblem | IcmpErrorKind::SourceQuench | IcmpErrorKind::PacketTooBig { .. } => {
+        IcmpErrorKind::Unreachable(_) | IcmpErrorKind::TimeExceeded => {
+            (Failure::HostUnreachable, false)
+        }
+        IcmpErrorKind::ParameterProblem
+        | IcmpErrorKind::SourceQuench
+        | IcmpErrorKind::PacketTooBig { .. } => {
             return None;
         }
     })
@@ -125,7 +150,10 @@ fn believable_mtu(mtu: u32, packet_len: usize, is_v4: bool) -> u32 {
         return mtu.max(MIN_PMTU_V6);
     }
     let told = if mtu == 0 {
-        PLATEAUS.into_iter().find(|plateau| (*plateau as usize) < packet_len).unwrap_or(MIN_PMTU_V4)
+        PLATEAUS
+            .into_iter()
+            .find(|plateau| (*plateau as usize) < packet_len)
+            .unwrap_or(MIN_PMTU_V4)
     } else {
         mtu
     };

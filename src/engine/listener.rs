@@ -53,7 +53,10 @@ pub(crate) struct Listeners(HashMap<u16, SmallVec<[(IpAddr, u32); 2]>>);
 
 impl Listeners {
     pub(crate) fn insert(&mut self, local: SocketAddr, index: u32) {
-        self.0.entry(local.port()).or_default().push((local.ip(), index));
+        self.0
+            .entry(local.port())
+            .or_default()
+            .push((local.ip(), index));
     }
 
     pub(crate) fn remove(&mut self, local: SocketAddr, index: u32) {
@@ -76,8 +79,11 @@ impl Listeners {
             _ => None,
         };
         let best = all.iter().filter_map(|(ip, _)| rank(*ip)).min()?;
-        let equal: SmallVec<[u32; 4]> =
-            all.iter().filter(|(ip, _)| rank(*ip) == Some(best)).map(|(_, index)| *index).collect();
+        let equal: SmallVec<[u32; 4]> = all
+            .iter()
+            .filter(|(ip, _)| rank(*ip) == Some(best))
+            .map(|(_, index)| *index)
+            .collect();
         equal.get(pick % equal.len().max(1)).copied()
     }
 }
@@ -109,7 +115,9 @@ impl Engine {
             self.counters.drop_bad_flags += 1;
             return;
         }
-        let Some(listener) = self.listener(index) else { return };
+        let Some(listener) = self.listener(index) else {
+            return;
+        };
         if listener.link.is_full() {
             self.counters.drop_accept_queue += 1;
             return;
@@ -123,8 +131,17 @@ impl Engine {
     }
 
     /// Makes a half-open connection with this ISS, or sends a cookie when there are too many.
-    pub(super) fn take_syn(&mut self, index: u32, tuple: FourTuple, seg: &Segment, iss: crate::seq::SeqNum, now: Time) {
-        let Some(of) = self.slots.id(index) else { return };
+    pub(super) fn take_syn(
+        &mut self,
+        index: u32,
+        tuple: FourTuple,
+        seg: &Segment,
+        iss: crate::seq::SeqNum,
+        now: Time,
+    ) {
+        let Some(of) = self.slots.id(index) else {
+            return;
+        };
         if self.half_open.len() >= self.config.half_open_max {
             return self.send_cookie(index, &tuple, seg, now);
         }
@@ -134,7 +151,9 @@ impl Engine {
         let at = now + half.next_repeat(&self.config).unwrap_or_default();
         let entry = self.half_open.push(0, at, Pending { tuple, of, half });
         self.insert_target(&tuple, Target::HalfOpen(entry));
-        if let Some(Slot::Listener(listener)) = self.slots.get_mut(index).map(|entry| &mut entry.slot) {
+        if let Some(Slot::Listener(listener)) =
+            self.slots.get_mut(index).map(|entry| &mut entry.slot)
+        {
             listener.half_open += 1;
         }
         self.send_syn_ack(entry, now);
@@ -142,8 +161,12 @@ impl Engine {
 
     fn send_syn_ack(&mut self, entry: u32, now: Time) {
         let pending = self.half_open.get(entry);
-        let Some(options) = self.options_of(pending.of) else { return };
-        let header = pending.half.syn_ack(&options, self.path(&pending.tuple), &self.config, now);
+        let Some(options) = self.options_of(pending.of) else {
+            return;
+        };
+        let header = pending
+            .half
+            .syn_ack(&options, self.path(&pending.tuple), &self.config, now);
         self.send(pending.tuple, header, &options);
     }
 
@@ -167,7 +190,11 @@ impl Engine {
             Reaction::Repeat => self.send_syn_ack(entry, now),
             Reaction::Acknowledge => {
                 if self.limiter.allows(now, &mut self.rng) {
-                    let header = self.half_open.get(entry).half.acknowledgement(&options, &self.config, now);
+                    let header =
+                        self.half_open
+                            .get(entry)
+                            .half
+                            .acknowledgement(&options, &self.config, now);
                     self.counters.challenge_acks += 1;
                     self.send(tuple, header, &options);
                 } else {
@@ -187,29 +214,53 @@ impl Engine {
     /// acknowledgement is dropped, and the peer, which believes to be connected, gets the SYN-ACK
     /// again and acknowledges it again.
     fn complete(&mut self, entry: u32, of: ConnId, seg: Segment, now: Time) {
-        let Some(index) = self.slots.resolve(of) else { return };
-        let Some(listener) = self.listener(index) else { return };
+        let Some(index) = self.slots.resolve(of) else {
+            return;
+        };
+        let Some(listener) = self.listener(index) else {
+            return;
+        };
         if listener.link.is_full() {
             self.counters.drop_accept_queue += 1;
             return;
         }
-        let Some(pending) = self.forget_half_open(entry) else { return };
+        let Some(pending) = self.forget_half_open(entry) else {
+            return;
+        };
         self.establish(index, &pending.tuple, &pending.half, seg, now);
     }
 
     /// Makes the connection, hands it to the listener, and processes what its last ACK carried.
-    fn establish(&mut self, listener: u32, tuple: &FourTuple, half: &HalfOpen, seg: Segment, now: Time) {
-        let Some(Listener { link: backlog, .. }) = self.listener(listener) else { return };
+    fn establish(
+        &mut self,
+        listener: u32,
+        tuple: &FourTuple,
+        half: &HalfOpen,
+        seg: Segment,
+        now: Time,
+    ) {
+        let Some(Listener { link: backlog, .. }) = self.listener(listener) else {
+            return;
+        };
         let backlog = Arc::clone(backlog);
         let options = backlog.options();
         let (local, peer) = seen_by(backlog.local(), tuple);
         let (recv, send) = self.buffer_sizes(&options);
-        let link = Arc::new(StreamLink::new(Arc::clone(&self.bell), local, peer, options, recv, send));
+        let link = Arc::new(StreamLink::new(
+            Arc::clone(&self.bell),
+            local,
+            peer,
+            options,
+            recv,
+            send,
+        ));
         let path = self.path(tuple);
         let cx = context!(self, now);
         let from = half.established(&options, path, &cx);
         let connection = Connection::new(Arc::clone(&link), options, &from, &cx);
-        let id = self.slots.insert(*tuple, None, Slot::Open(Box::new(connection)));
+        let id = self
+            .slots
+            .insert(*tuple, None, Slot::Open(Box::new(connection)));
         self.insert_target(tuple, Target::Slot(id.index()));
         self.ports.connection_opened(tuple.local());
         self.counters.passive_opens += 1;
@@ -227,7 +278,8 @@ impl Engine {
         self.demux.remove(&tuple, Target::HalfOpen(entry));
         let pending = self.half_open.remove(entry)?;
         if let Some(index) = self.slots.resolve(pending.of)
-            && let Some(Slot::Listener(listener)) = self.slots.get_mut(index).map(|entry| &mut entry.slot)
+            && let Some(Slot::Listener(listener)) =
+                self.slots.get_mut(index).map(|entry| &mut entry.slot)
         {
             listener.half_open -= 1;
         }
@@ -245,7 +297,8 @@ impl Engine {
                 self.forget_half_open(entry);
                 continue;
             };
-            self.half_open.move_to(entry, usize::from(retries), now + delay);
+            self.half_open
+                .move_to(entry, usize::from(retries), now + delay);
             self.counters.segments_retransmitted += 1;
             self.send_syn_ack(entry, now);
         }
@@ -253,18 +306,26 @@ impl Engine {
 
     /// RFC 4987 §3.6: everything that we must remember goes into the ISN and the timestamp.
     fn send_cookie(&mut self, index: u32, tuple: &FourTuple, seg: &Segment, now: Time) {
-        let Some(options) = self.listener(index).map(|listener| listener.link.options()) else { return };
+        let Some(options) = self.listener(index).map(|listener| listener.link.options()) else {
+            return;
+        };
         let (local, peer) = (tuple.local(), tuple.peer());
         let path = self.path(tuple);
         let agreed = Negotiated::new(&seg.header.options, false, path.is_v6, &self.config);
-        let iss = self.keys.cookie(local, peer, seg.header.seq, agreed.peer_mss, now);
+        let iss = self
+            .keys
+            .cookie(local, peer, seg.header.seq, agreed.peer_mss, now);
         let offset = self.keys.timestamp_offset(local, peer);
         let half = HalfOpen::new(seg, iss, offset, path, &context!(self, now));
         let mut header = half.syn_ack(&options, path, &self.config, now);
         header.flags = header.flags.without(Flags::ECE);
         match &mut header.options.timestamps {
             Some(Timestamps { val, .. }) => {
-                let kept = CookieOptions { shift: agreed.shifts.map(|(snd, _)| snd), sack: agreed.sack, ecn: false };
+                let kept = CookieOptions {
+                    shift: agreed.shifts.map(|(snd, _)| snd),
+                    sack: agreed.sack,
+                    ecn: false,
+                };
                 *val = kept.encode(val.wrapping_sub(offset)).wrapping_add(offset);
             }
             None => {
@@ -283,16 +344,26 @@ impl Engine {
             return false;
         }
         let (local, peer) = (tuple.local(), tuple.peer());
-        let Some(ack) = seg.header.ack else { return false };
+        let Some(ack) = seg.header.ack else {
+            return false;
+        };
         let irs = seg.header.seq - 1;
-        let Some(mss) = self.keys.check_cookie(local, peer, irs, ack - 1, now) else { return false };
-        let Some(listener) = self.listener(index) else { return false };
+        let Some(mss) = self.keys.check_cookie(local, peer, irs, ack - 1, now) else {
+            return false;
+        };
+        let Some(listener) = self.listener(index) else {
+            return false;
+        };
         if listener.link.is_full() {
             self.counters.drop_accept_queue += 1;
             return true;
         }
         let offset = self.keys.timestamp_offset(local, peer);
-        let kept = seg.header.options.timestamps.filter(|_| self.config.timestamps);
+        let kept = seg
+            .header
+            .options
+            .timestamps
+            .filter(|_| self.config.timestamps);
         let kept = kept.map(|ts| CookieOptions::decode(ts.ecr.wrapping_sub(offset)));
         let rcv_shift = crate::tcp::negotiated::receive_shift(self.config.recv_buffer_max);
         let agreed = Negotiated {
@@ -302,7 +373,9 @@ impl Engine {
             timestamps: kept.is_some(),
             ecn: false,
         };
-        let Some(half) = HalfOpen::from_cookie(seg, agreed, offset, now) else { return false };
+        let Some(half) = HalfOpen::from_cookie(seg, agreed, offset, now) else {
+            return false;
+        };
         self.counters.cookies_accepted += 1;
         self.establish(index, tuple, &half, seg.clone(), now);
         true
@@ -310,18 +383,26 @@ impl Engine {
 
     /// What the SYNs and SYN-ACKs of a four-tuple have to know.
     pub(super) fn path(&self, tuple: &FourTuple) -> Path {
-        Path { mtu: self.mtu as u32, is_v6: tuple.local().is_ipv6() }
+        Path {
+            mtu: self.mtu as u32,
+            is_v6: tuple.local().is_ipv6(),
+        }
     }
 
     pub(super) fn buffer_sizes(&self, options: &crate::config::SocketOptions) -> (usize, usize) {
-        (options.recv_buffer.unwrap_or(self.config.recv_buffer), options.send_buffer.unwrap_or(self.config.send_buffer))
+        (
+            options.recv_buffer.unwrap_or(self.config.recv_buffer),
+            options.send_buffer.unwrap_or(self.config.send_buffer),
+        )
     }
 }
 
 /// As on Linux, a dual-stack listener shows IPv4 addresses mapped.
 fn seen_by(listener: SocketAddr, tuple: &FourTuple) -> (SocketAddr, SocketAddr) {
     let map = |addr: SocketAddr| match addr.ip() {
-        IpAddr::V4(v4) if listener.is_ipv6() => SocketAddr::new(v4.to_ipv6_mapped().into(), addr.port()),
+        IpAddr::V4(v4) if listener.is_ipv6() => {
+            SocketAddr::new(v4.to_ipv6_mapped().into(), addr.port())
+        }
         _ => addr,
     };
     (map(tuple.local()), map(tuple.peer()))

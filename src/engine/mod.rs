@@ -219,7 +219,9 @@ impl Engine {
         self.mtu = mtu;
         let open: Vec<u32> = self.slots.iter().map(|(index, _)| index).collect();
         for index in open {
-            if let Some(Slot::Open(connection)) = self.slots.get_mut(index).map(|entry| &mut entry.slot) {
+            if let Some(Slot::Open(connection)) =
+                self.slots.get_mut(index).map(|entry| &mut entry.slot)
+            {
                 connection.set_path_mtu(mtu as u32);
             }
         }
@@ -251,7 +253,9 @@ impl Engine {
                     out.push_back(packet);
                     continue;
                 }
-                let Some(index) = self.ready.pop_front() else { break };
+                let Some(index) = self.ready.pop_front() else {
+                    break;
+                };
                 if let Some(packet) = self.poll_slot(index, at) {
                     self.emit(packet, out);
                 }
@@ -278,7 +282,12 @@ impl Engine {
     /// [`poll_packet`](Self::poll_packet) has returned true.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let abort = self.abort_at.filter(|_| !self.aborted);
-        let times = [self.deadlines.next(), self.half_open.next(), self.time_wait.next(), abort];
+        let times = [
+            self.deadlines.next(),
+            self.half_open.next(),
+            self.time_wait.next(),
+            abort,
+        ];
         let earliest = times.into_iter().flatten().min()?;
         self.epoch.checked_add(earliest.since_start())
     }
@@ -290,7 +299,10 @@ impl Engine {
 
     /// The engine was shut down, and everything has come to its end.
     pub fn is_finished(&self) -> bool {
-        self.abort_at.is_some() && self.slots.is_quiet() && self.ready.is_empty() && self.answers.is_empty()
+        self.abort_at.is_some()
+            && self.slots.is_quiet()
+            && self.ready.is_empty()
+            && self.answers.is_empty()
     }
 
     /// The device is gone: every handle is told.
@@ -328,16 +340,22 @@ impl Engine {
 
     fn insert_target(&mut self, tuple: &FourTuple, target: Target) {
         let (slots, half_open, time_wait) = (&self.slots, &self.half_open, &self.time_wait);
-        self.demux.insert(tuple, target, |target| tuple_of(slots, half_open, time_wait, target));
+        self.demux.insert(tuple, target, |target| {
+            tuple_of(slots, half_open, time_wait, target)
+        });
     }
 
     fn target(&self, tuple: &FourTuple) -> Option<Target> {
-        self.demux.get(tuple, |target| tuple_of(&self.slots, &self.half_open, &self.time_wait, target))
+        self.demux.get(tuple, |target| {
+            tuple_of(&self.slots, &self.half_open, &self.time_wait, target)
+        })
     }
 
     /// Marks a slot as one that may have something to send, and sets its deadline.
     fn settle(&mut self, index: u32) {
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         if !entry.ready {
             entry.ready = true;
             self.ready.push_back(index);
@@ -357,7 +375,13 @@ impl Engine {
                 let header = opening.poll_segment(&context!(self, now));
                 self.deadlines.set(index, Some(deadline));
                 let header = header?;
-                return self.packet(&tuple, header, Payload::new(), 0, (options.ttl, options.tos));
+                return self.packet(
+                    &tuple,
+                    header,
+                    Payload::new(),
+                    0,
+                    (options.ttl, options.tos),
+                );
             }
             Slot::Open(connection) => {
                 if let Some(mut out) = connection.poll_segment(&mut context!(self, now)) {
@@ -368,7 +392,11 @@ impl Engine {
                     return self.packet(&tuple, out.header, payload, out.gso_size, (out.ttl, tos));
                 }
                 entry.ready = false;
-                let (state, deadline, finished) = (connection.state, connection.next_deadline(), connection.is_finished());
+                let (state, deadline, finished) = (
+                    connection.state,
+                    connection.next_deadline(),
+                    connection.is_finished(),
+                );
                 match state {
                     State::TimeWait => self.enter_time_wait(index, now),
                     State::Closed if finished => drop(self.finish(index)),
@@ -389,8 +417,19 @@ impl Engine {
         (ttl, tos): (u8, u8),
     ) -> Option<Packet> {
         let (local, peer) = (tuple.local(), tuple.peer());
-        let header = TcpHeader { src_port: local.port(), dst_port: peer.port(), ..header };
-        let ip = IpEmit { src: local.ip(), dst: peer.ip(), protocol: 0, ttl, tos, payload_len: 0 };
+        let header = TcpHeader {
+            src_port: local.port(),
+            dst_port: peer.port(),
+            ..header
+        };
+        let ip = IpEmit {
+            src: local.ip(),
+            dst: peer.ip(),
+            protocol: 0,
+            ttl,
+            tos,
+            payload_len: 0,
+        };
         self.counters.segments_sent += 1;
         let packet = tcp::packet(ip, &header, payload, gso_size);
         if self.is_ours(peer.ip()) || peer.ip().is_loopback() {
@@ -402,7 +441,13 @@ impl Engine {
 
     /// Queues a segment that no connection sends.
     fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) {
-        if let Some(packet) = self.packet(&tuple, header, Payload::new(), 0, (options.ttl, options.tos)) {
+        if let Some(packet) = self.packet(
+            &tuple,
+            header,
+            Payload::new(),
+            0,
+            (options.ttl, options.tos),
+        ) {
             self.counters.packets_sent += 1;
             self.answers.push_back(packet);
         }
@@ -412,9 +457,13 @@ impl Engine {
     fn finish(&mut self, index: u32) -> Option<(FourTuple, Box<Connection>)> {
         let entry = self.slots.get_mut(index)?;
         let tuple = entry.tuple;
-        let Slot::Open(connection) = &entry.slot else { return None };
+        let Slot::Open(connection) = &entry.slot else {
+            return None;
+        };
         let link = Arc::clone(&connection.link);
-        let Slot::Open(connection) = std::mem::replace(&mut entry.slot, Slot::Done(link)) else { return None };
+        let Slot::Open(connection) = std::mem::replace(&mut entry.slot, Slot::Done(link)) else {
+            return None;
+        };
         entry.bound = None;
         self.deadlines.remove(index);
         self.forget_connection(index, &tuple, connection.is_orphan());
@@ -437,7 +486,9 @@ impl Engine {
         match &entry.slot {
             Slot::Listener(listener) => self.listeners.remove(listener.link.local(), index),
             Slot::Opening(_) => self.forget_connection(index, &entry.tuple, false),
-            Slot::Open(connection) => self.forget_connection(index, &entry.tuple, connection.is_orphan()),
+            Slot::Open(connection) => {
+                self.forget_connection(index, &entry.tuple, connection.is_orphan())
+            }
             Slot::Done(_) => {}
         }
         Some(entry)
@@ -445,7 +496,9 @@ impl Engine {
 
     /// RFC 9293 §3.6.1: the connection becomes a small record for 2 MSL.
     fn enter_time_wait(&mut self, index: u32, now: Time) {
-        let Some((tuple, connection)) = self.finish(index) else { return };
+        let Some((tuple, connection)) = self.finish(index) else {
+            return;
+        };
         if self.config.time_wait_max == 0 || self.config.time_wait.is_zero() {
             return;
         }
@@ -455,7 +508,10 @@ impl Engine {
             self.counters.time_wait_recycled += 1;
             self.forget_time_wait(oldest);
         }
-        let waiting = Waiting { tuple, record: TimeWait::new(connection.time_wait()) };
+        let waiting = Waiting {
+            tuple,
+            record: TimeWait::new(connection.time_wait()),
+        };
         self.ports.connection_opened(waiting.tuple.local());
         let record = self.time_wait.push(0, now + self.config.time_wait, waiting);
         self.insert_target(&tuple, Target::TimeWait(record));
@@ -477,7 +533,12 @@ fn tuple_of<'a>(
     target: Target,
 ) -> &'a FourTuple {
     match target {
-        Target::Slot(index) => &slots.get(index).expect("a slot leaves the table before it goes").tuple,
+        Target::Slot(index) => {
+            &slots
+                .get(index)
+                .expect("a slot leaves the table before it goes")
+                .tuple
+        }
         Target::HalfOpen(entry) => &half_open.get(entry).tuple,
         Target::TimeWait(record) => &time_wait.get(record).tuple,
     }

@@ -52,7 +52,9 @@ impl Engine {
     fn on_transport(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
         match (ip.protocol, ip.dst) {
             (protocol::TCP, _) => self.on_tcp(packet, ip, now),
-            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => self.on_icmp(packet, ip, now),
+            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
+                self.on_icmp(packet, ip, now)
+            }
             _ => {
                 self.counters.drop_protocol += 1;
                 self.report(&packet, ip, icmp::Report::Protocol, now);
@@ -73,10 +75,27 @@ impl Engine {
         let gso_size = u32::from(packet.meta.gso_size);
         let payload_at = ip.header_len + header.header_len;
         let len = ip.total_len.saturating_sub(payload_at) as u32;
-        let payload = if len > 0 { packet.into_payload(payload_at, ip.total_len) } else { Payload::new() };
-        let count = if gso_size > 0 { len.div_ceil(gso_size).max(1) } else { 1 };
-        let seg = Segment { header, payload, len, count, ce: ip.tos & 3 == 3 };
-        let tuple = FourTuple::new((ip.dst, header.dst_port).into(), (ip.src, header.src_port).into());
+        let payload = if len > 0 {
+            packet.into_payload(payload_at, ip.total_len)
+        } else {
+            Payload::new()
+        };
+        let count = if gso_size > 0 {
+            len.div_ceil(gso_size).max(1)
+        } else {
+            1
+        };
+        let seg = Segment {
+            header,
+            payload,
+            len,
+            count,
+            ce: ip.tos & 3 == 3,
+        };
+        let tuple = FourTuple::new(
+            (ip.dst, header.dst_port).into(),
+            (ip.src, header.src_port).into(),
+        );
         self.on_segment(tuple, seg, now);
     }
 
@@ -98,7 +117,9 @@ impl Engine {
 
     /// A segment for an opening or a connection.
     pub(super) fn on_slot_segment(&mut self, index: u32, seg: Segment, now: Time) {
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         match &mut entry.slot {
             Slot::Open(connection) => {
                 connection.on_segment(seg, &mut context!(self, now));
@@ -113,8 +134,16 @@ impl Engine {
     }
 
     /// What a segment, a timeout or an ICMP error has made of an opening.
-    pub(super) fn progress(&mut self, index: u32, progress: Progress, seg: Option<Segment>, now: Time) {
-        let Some(entry) = self.slots.get_mut(index) else { return };
+    pub(super) fn progress(
+        &mut self,
+        index: u32,
+        progress: Progress,
+        seg: Option<Segment>,
+        now: Time,
+    ) {
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         let tuple = entry.tuple;
         match progress {
             Progress::Wait => self.settle(index),
@@ -132,10 +161,15 @@ impl Engine {
                 link.set_connected(tuple.local(), false, &mut self.wakes);
                 tracing::debug!(?tuple, "connected");
                 // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3).
-                if let Some(seg) = seg.filter(|seg| seg.len > 0 || seg.header.flags.has(Flags::FIN)) {
+                if let Some(seg) = seg.filter(|seg| seg.len > 0 || seg.header.flags.has(Flags::FIN))
+                {
                     let syn = u32::from(seg.header.flags.has(Flags::SYN));
                     let flags = seg.header.flags.without(Flags::SYN);
-                    let header = TcpHeader { flags, seq: seg.header.seq + syn, ..seg.header };
+                    let header = TcpHeader {
+                        flags,
+                        seq: seg.header.seq + syn,
+                        ..seg.header
+                    };
                     self.on_slot_segment(index, Segment { header, ..seg }, now);
                 }
                 self.look(index, now);
@@ -144,7 +178,9 @@ impl Engine {
     }
 
     pub(super) fn on_slot_timeout(&mut self, index: u32, now: Time) {
-        let Some(entry) = self.slots.get_mut(index) else { return };
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         match &mut entry.slot {
             Slot::Open(connection) => {
                 connection.on_timeout(&mut context!(self, now));
@@ -166,7 +202,8 @@ impl Engine {
             Reaction::Acknowledge { restart } => {
                 let header = waiting.acknowledgement(now);
                 if restart {
-                    self.time_wait.move_to(record, 0, now + self.config.time_wait);
+                    self.time_wait
+                        .move_to(record, 0, now + self.config.time_wait);
                 }
                 if seg.seq_len() > 0 || self.limiter.allows(now, &mut self.rng) {
                     let options = self.config.options;
@@ -177,7 +214,9 @@ impl Engine {
             }
             Reaction::Reuse => {
                 let iss = waiting.next_iss();
-                let Some(listener) = self.listener_for(&tuple) else { return self.reset(&tuple, &seg, now) };
+                let Some(listener) = self.listener_for(&tuple) else {
+                    return self.reset(&tuple, &seg, now);
+                };
                 if self.is_backlogged(listener) {
                     self.counters.drop_accept_queue += 1;
                     return;
@@ -210,7 +249,10 @@ impl Engine {
             self.counters.limited += 1;
             return;
         }
-        let mut header = TcpHeader { flags: Flags::RST, ..TcpHeader::default() };
+        let mut header = TcpHeader {
+            flags: Flags::RST,
+            ..TcpHeader::default()
+        };
         match seg.header.ack {
             Some(ack) => header.seq = ack,
             None => {
@@ -230,7 +272,9 @@ pub(super) fn count(counters: &mut Counters, reason: Malformed) {
         Malformed::IpChecksum => &mut counters.drop_ip_checksum,
         Malformed::TcpTruncated | Malformed::DataOffset => &mut counters.drop_malformed_tcp,
         Malformed::TcpChecksum => &mut counters.drop_tcp_checksum,
-        Malformed::IcmpTruncated | Malformed::IcmpChecksum | Malformed::IcmpQuote => &mut counters.drop_icmp,
+        Malformed::IcmpTruncated | Malformed::IcmpChecksum | Malformed::IcmpQuote => {
+            &mut counters.drop_icmp
+        }
         _ => &mut counters.drop_malformed_ip,
     };
     *counter += 1;

@@ -40,10 +40,21 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn insert(&mut self, tuple: FourTuple, bound: Option<PortGuard>, slot: Slot) -> ConnId {
+    pub(crate) fn insert(
+        &mut self,
+        tuple: FourTuple,
+        bound: Option<PortGuard>,
+        slot: Slot,
+    ) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let index = self.slab.insert(Entry { generation, ready: false, tuple, bound, slot });
+        let index = self.slab.insert(Entry {
+            generation,
+            ready: false,
+            tuple,
+            bound,
+            slot,
+        });
         ConnId::new(index as u32, generation)
     }
 
@@ -54,7 +65,8 @@ impl Slots {
     }
 
     pub(crate) fn id(&self, index: u32) -> Option<ConnId> {
-        self.get(index).map(|entry| ConnId::new(index, entry.generation))
+        self.get(index)
+            .map(|entry| ConnId::new(index, entry.generation))
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&Entry> {
@@ -75,6 +87,8 @@ impl Slots {
 
     /// Nothing is left but what owners have not let go of.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.slab.iter().all(|(_, entry)| matches!(entry.slot, Slot::Done(_)))
+        self.slab
+            .iter()
+            .all(|(_, entry)| matches!(entry.slot, Slot::Done(_)))
     }
 }

@@ -39,7 +39,13 @@ struct Outcome {
 
 impl Connection {
     /// An acceptable acknowledgement, of `una` or anything after it.
-    pub(super) fn on_ack(&mut self, ack: u64, seg: &Segment, window_changed: bool, cx: &mut Context<'_>) {
+    pub(super) fn on_ack(
+        &mut self,
+        ack: u64,
+        seg: &Segment,
+        window_changed: bool,
+        cx: &mut Context<'_>,
+    ) {
         let outcome = self.mark_delivered(ack, seg, window_changed, cx);
         if outcome.acked > 0 {
             self.on_progress(&outcome, cx);
@@ -59,23 +65,42 @@ impl Connection {
     }
 
     /// Tells the scoreboard what arrived, by the number and by the SACK blocks.
-    fn mark_delivered(&mut self, ack: u64, seg: &Segment, window_changed: bool, cx: &mut Context<'_>) -> Outcome {
+    fn mark_delivered(
+        &mut self,
+        ack: u64,
+        seg: &Segment,
+        window_changed: bool,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
         let (flight, una, now) = (self.snd.flight_size(), self.snd.una, cx.now);
         let mut delivery = Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt());
-        let echo = seg.header.options.timestamps.filter(|_| self.agreed.timestamps).map(|ts| ts.ecr);
+        let echo = seg
+            .header
+            .options
+            .timestamps
+            .filter(|_| self.agreed.timestamps)
+            .map(|ts| ts.ecr);
         let echo_is_old = echo.is_some_and(|echo| self.recovery.echo_tells_of_original(echo));
         let mut board = std::mem::take(&mut self.recovery.board);
         let recovery = &mut self.recovery;
-        let mut bytes = board.ack_to(ack, |sent| recovery.on_delivered(sent, &mut delivery, echo_is_old, now));
+        let mut bytes = board.ack_to(ack, |sent| {
+            recovery.on_delivered(sent, &mut delivery, echo_is_old, now)
+        });
         let mut dsack = None;
         if self.agreed.sack {
             for (index, (left, right)) in seg.header.options.sack.iter().copied().enumerate() {
-                let (Some(start), Some(end)) = (self.snd.position(left), self.snd.position(right)) else { continue };
+                let (Some(start), Some(end)) = (self.snd.position(left), self.snd.position(right))
+                else {
+                    continue;
+                };
                 if index == 0 && is_dsack(start, end, ack, seg, &self.snd) {
                     dsack = Some(end - start);
-                } else if ack < end && start < end && end <= self.snd.nxt && start >= ack.min(start) {
+                } else if ack < end && start < end && end <= self.snd.nxt && start >= ack.min(start)
+                {
                     let block = start.max(ack)..end;
-                    bytes += board.sack(block, |sent| recovery.on_delivered(sent, &mut delivery, echo_is_old, now));
+                    bytes += board.sack(block, |sent| {
+                        recovery.on_delivered(sent, &mut delivery, echo_is_old, now)
+                    });
                 }
             }
         }
@@ -84,8 +109,15 @@ impl Connection {
         self.snd.una = ack;
         let acked = ack - una;
         // RFC 5681 §2: outstanding data, no data in it, no SYN or FIN, same number, same window.
-        let duplicate = acked == 0 && flight > 0 && seg.seq_len() == 0 && !window_changed && dsack.is_none();
-        Outcome { acked, flight, delivery, duplicate, dsack }
+        let duplicate =
+            acked == 0 && flight > 0 && seg.seq_len() == 0 && !window_changed && dsack.is_none();
+        Outcome {
+            acked,
+            flight,
+            delivery,
+            duplicate,
+            dsack,
+        }
     }
 
     /// SND.UNA moved.
@@ -103,7 +135,11 @@ impl Connection {
         self.stalled_since = cx.now;
         if self.recovery.dup_acked > 0 {
             let beyond = outcome.acked.saturating_sub(u64::from(self.snd.mss));
-            self.recovery.dup_acked = self.recovery.dup_acked.saturating_sub(beyond.max(1)).min(self.max_dup_acked());
+            self.recovery.dup_acked = self
+                .recovery
+                .dup_acked
+                .saturating_sub(beyond.max(1))
+                .min(self.max_dup_acked());
         }
     }
 
@@ -112,9 +148,12 @@ impl Connection {
     fn sample_rtt(&mut self, outcome: &Outcome, seg: &Segment, now: Time) {
         let sample = match outcome.delivery.oldest_sent_at {
             Some(sent_at) => Some(now.since(sent_at)),
-            None if outcome.acked > 0 && self.agreed.timestamps => {
-                seg.header.options.timestamps.filter(|ts| ts.ecr != 0).and_then(|ts| self.ts.rtt(ts.ecr, now))
-            }
+            None if outcome.acked > 0 && self.agreed.timestamps => seg
+                .header
+                .options
+                .timestamps
+                .filter(|ts| ts.ecr != 0)
+                .and_then(|ts| self.ts.rtt(ts.ecr, now)),
             None => None,
         };
         if let Some(sample) = sample {
@@ -125,10 +164,15 @@ impl Connection {
     /// Whether what recovery did was for nothing: then it is undone.
     fn check_spurious(&mut self, outcome: &Outcome, seg: &Segment, cx: &mut Context<'_>) {
         let by_dsack = outcome.dsack.is_some_and(|bytes| {
-            self.recovery.widen_reordering_window(self.snd.una, self.snd.nxt);
+            self.recovery
+                .widen_reordering_window(self.snd.una, self.snd.nxt);
             self.recovery.on_dsack(bytes)
         });
-        let echo = seg.header.options.timestamps.filter(|ts| self.agreed.timestamps && ts.ecr != 0);
+        let echo = seg
+            .header
+            .options
+            .timestamps
+            .filter(|ts| self.agreed.timestamps && ts.ecr != 0);
         let by_echo = outcome.acked > 0
             && !self.recovery.is_open()
             && echo.is_some_and(|ts| self.recovery.echo_tells_of_original(ts.ecr));
@@ -145,14 +189,17 @@ impl Connection {
 
     /// The end of a tail loss probe (RFC 8985 §7.4): whether it repaired a loss.
     fn check_probe(&mut self, ack: u64, outcome: &Outcome, now: Time) {
-        let Some(probe) = self.recovery.probe else { return };
+        let Some(probe) = self.recovery.probe else {
+            return;
+        };
         if ack < probe.end {
             return;
         }
         self.recovery.probe = None;
         let repaired = probe.retransmitted && outcome.dsack.is_none();
         if repaired && ack > probe.end && self.recovery.is_open() {
-            self.cc.on_congestion(saturate(outcome.flight), Cause::Loss, now);
+            self.cc
+                .on_congestion(saturate(outcome.flight), Cause::Loss, now);
             self.cc.on_recovery_exit(now);
         }
     }
@@ -160,10 +207,15 @@ impl Connection {
     /// RFC 3168 §6.1.2: an echoed mark counts like a loss, once in a window of data.
     fn check_ecn(&mut self, seg: &Segment, outcome: &Outcome, now: Time) {
         let echoed = self.agreed.ecn && seg.header.flags.has(Flags::ECE);
-        if echoed && self.recovery.is_open() && self.snd.una > self.ecn.reduced_until && outcome.acked > 0 {
+        if echoed
+            && self.recovery.is_open()
+            && self.snd.una > self.ecn.reduced_until
+            && outcome.acked > 0
+        {
             self.ecn.reduced_until = self.snd.nxt;
             self.ecn.reduced = true;
-            self.cc.on_congestion(saturate(outcome.flight), Cause::Ecn, now);
+            self.cc
+                .on_congestion(saturate(outcome.flight), Cause::Ecn, now);
             self.cc.on_recovery_exit(now);
         }
     }
@@ -179,7 +231,9 @@ impl Connection {
         let fresh_loss = self.recovery.board.lost() > before;
         match &mut self.recovery.mode {
             Mode::Open => {}
-            Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point } if self.snd.una >= *recovery_point => {
+            Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point }
+                if self.snd.una >= *recovery_point =>
+            {
                 self.recovery.on_exit();
                 self.cc.on_recovery_exit(cx.now);
             }
@@ -193,8 +247,17 @@ impl Connection {
                     (false, true) => u64::from(self.snd.mss),
                     _ => outcome.delivery.bytes,
                 };
-                let in_flight = self.recovery.board.in_flight().saturating_sub(self.recovery.dup_acked);
-                prr.on_ack(delivered, in_flight, outcome.acked > 0 && !fresh_loss, u64::from(self.snd.mss));
+                let in_flight = self
+                    .recovery
+                    .board
+                    .in_flight()
+                    .saturating_sub(self.recovery.dup_acked);
+                prr.on_ack(
+                    delivered,
+                    in_flight,
+                    outcome.acked > 0 && !fresh_loss,
+                    u64::from(self.snd.mss),
+                );
             }
         }
     }
@@ -215,12 +278,18 @@ impl Connection {
     /// Duplicates cannot stand for more than what is out, less the one that is missing
     /// (threat: duplicate-ACK spoofing).
     fn max_dup_acked(&self) -> u64 {
-        self.recovery.board.in_flight().saturating_sub(u64::from(self.snd.mss)).max(DUP_THRESH * u64::from(self.snd.mss))
+        self.recovery
+            .board
+            .in_flight()
+            .saturating_sub(u64::from(self.snd.mss))
+            .max(DUP_THRESH * u64::from(self.snd.mss))
     }
 
     /// RACK: marks what is lost by now, and looks again when more may be.
     pub(super) fn detect_loss(&mut self, cx: &mut Context<'_>) {
-        let (lost, again) = self.recovery.detect_lost(&self.rtt, u64::from(self.snd.mss), cx.now);
+        let (lost, again) = self
+            .recovery
+            .detect_lost(&self.rtt, u64::from(self.snd.mss), cx.now);
         match again {
             Some(after) => self.timers.start(Timer::Reorder, cx.now + after),
             None => self.timers.stop(Timer::Reorder),
@@ -234,10 +303,18 @@ impl Connection {
         self.cc.on_congestion(saturate(flight), Cause::Loss, now);
         let prr = Prr::new(flight, u64::from(self.cc.ssthresh()));
         tracing::debug!(flight, ssthresh = self.cc.ssthresh(), "fast recovery");
-        self.recovery.mode = Mode::Fast { recovery_point: self.snd.nxt, prr };
+        self.recovery.mode = Mode::Fast {
+            recovery_point: self.snd.nxt,
+            prr,
+        };
         self.recovery.begin_episode(self.snd.una);
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
-            prr.on_ack(0, self.recovery.board.in_flight(), false, u64::from(self.snd.mss));
+            prr.on_ack(
+                0,
+                self.recovery.board.in_flight(),
+                false,
+                u64::from(self.snd.mss),
+            );
         }
         self.ecn.reduced = self.agreed.ecn;
         self.ecn.reduced_until = self.snd.nxt;
@@ -291,7 +368,9 @@ impl Connection {
         if !wanted {
             return self.timers.stop(Timer::LossProbe);
         }
-        let Some(srtt) = self.rtt.srtt() else { return self.timers.stop(Timer::LossProbe) };
+        let Some(srtt) = self.rtt.srtt() else {
+            return self.timers.stop(Timer::LossProbe);
+        };
         let mut pto = 2 * srtt;
         if self.snd.flight_size() <= u64::from(self.snd.mss) {
             pto += DELAYED_ACK_MAX;
@@ -305,7 +384,8 @@ impl Connection {
     pub(super) fn on_probe_timeout(&mut self, cx: &mut Context<'_>) {
         if !self.recovery.board.is_empty() && self.recovery.is_open() {
             self.pending.loss_probe = true;
-            self.timers.start(Timer::Retransmit, cx.now + self.rtt.rto());
+            self.timers
+                .start(Timer::Retransmit, cx.now + self.rtt.rto());
         }
     }
 
@@ -337,17 +417,24 @@ impl Connection {
         // RFC 2018 §8: if what comes first was SACKed, the peer has thrown it away.
         let reneged = self.recovery.board.first_is_sacked();
         self.recovery.board.mark_all_lost(reneged);
-        self.recovery.mode = Mode::Rto { recovery_point: self.snd.nxt };
+        self.recovery.mode = Mode::Rto {
+            recovery_point: self.snd.nxt,
+        };
         self.recovery.probe = None;
         self.recovery.dup_acked = 0;
         self.timers.stop(Timer::LossProbe);
         self.timers.stop(Timer::Reorder);
-        self.timers.start(Timer::Retransmit, cx.now + self.rtt.rto());
+        self.timers
+            .start(Timer::Retransmit, cx.now + self.rtt.rto());
     }
 
     /// R2 (RFC 9293 §3.8.3), or what the user set instead.
     fn gives_up(&self, cx: &Context<'_>) -> bool {
-        let limit = if self.orphan { cx.config.orphan_retries } else { cx.config.retries };
+        let limit = if self.orphan {
+            cx.config.orphan_retries
+        } else {
+            cx.config.retries
+        };
         match self.options.user_timeout {
             Some(_) => self.user_timeout_is_over(cx.now),
             None => self.retries > limit,
@@ -363,7 +450,11 @@ impl Connection {
             self.stalled_since = cx.now;
         }
         let silent = cx.now.since(self.heard_at) > PROBE_INTERVAL_MAX * 2;
-        let limit = if self.orphan { cx.config.orphan_retries } else { cx.config.retries };
+        let limit = if self.orphan {
+            cx.config.orphan_retries
+        } else {
+            cx.config.retries
+        };
         let too_many = self.probes > limit && (silent || self.orphan);
         if too_many || self.user_timeout_is_over(cx.now) && self.probes > 0 {
             cx.counters.timed_out += 1;
@@ -372,7 +463,10 @@ impl Connection {
         self.pending.window_probe = true;
         self.probes = self.probes.saturating_add(1);
         let interval = self.rtt.rto() * (1_u32 << self.probes.min(12));
-        self.timers.start(Timer::ZeroWindowProbe, cx.now + interval.min(PROBE_INTERVAL_MAX));
+        self.timers.start(
+            Timer::ZeroWindowProbe,
+            cx.now + interval.min(PROBE_INTERVAL_MAX),
+        );
     }
 
     /// Our FIN, once acknowledged.
@@ -383,7 +477,8 @@ impl Connection {
         let before = self.state;
         self.transition(Event::FinAcked);
         if self.state == State::FinWait2 && before != State::FinWait2 && self.orphan {
-            self.timers.start(Timer::Limit, cx.now + cx.config.fin_timeout);
+            self.timers
+                .start(Timer::Limit, cx.now + cx.config.fin_timeout);
         }
     }
 }
@@ -398,7 +493,8 @@ fn is_dsack(start: u64, end: u64, ack: u64, seg: &Segment, snd: &crate::tcp::sen
     }
     let second = seg.header.options.sack.get(1).copied();
     second.is_some_and(|(left, right)| {
-        snd.position(left).is_some_and(|left| left <= start) && snd.position(right).is_some_and(|right| end <= right)
+        snd.position(left).is_some_and(|left| left <= start)
+            && snd.position(right).is_some_and(|right| end <= right)
     })
 }
 

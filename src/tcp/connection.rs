@@ -120,7 +120,10 @@ impl TsClock {
     }
 
     pub(crate) fn option(&self, now: Time) -> Timestamps {
-        Timestamps { val: self.val(now), ecr: self.recent }
+        Timestamps {
+            val: self.val(now),
+            ecr: self.recent,
+        }
     }
 
     /// Whether `val` is older than what came before (PAWS). After 24 days of silence nothing is
@@ -156,7 +159,12 @@ pub(crate) struct Established {
 
 impl Connection {
     /// A connection whose SYN and SYN-ACK are acknowledged, both ways.
-    pub(crate) fn new(link: Arc<StreamLink>, options: SocketOptions, from: &Established, cx: &Context<'_>) -> Self {
+    pub(crate) fn new(
+        link: Arc<StreamLink>,
+        options: SocketOptions,
+        from: &Established,
+        cx: &Context<'_>,
+    ) -> Self {
         let (config, now) = (cx.config, cx.now);
         let mut snd = Send::new(from.iss);
         let mut rcv = Recv::new(from.irs, now);
@@ -199,7 +207,11 @@ impl Connection {
             orphan: false,
         };
         connection.set_mss();
-        connection.cc = congestion::new(options.congestion, u32::from(connection.snd.mss), config.initial_window);
+        connection.cc = congestion::new(
+            options.congestion,
+            u32::from(connection.snd.mss),
+            config.initial_window,
+        );
         connection.cc.set_paced(false);
         connection.rcv.mss = connection.snd.mss;
         connection.restart_keepalive(now);
@@ -208,9 +220,16 @@ impl Connection {
 
     /// Eff.snd.MSS (RFC 9293 §3.7.1): what peer, path and user allow, less our options.
     pub(super) fn set_mss(&mut self) {
-        let path = self.path_mtu.saturating_sub(u32::from(self.overhead)).min(u32::from(u16::MAX)) as u16;
+        let path = self
+            .path_mtu
+            .saturating_sub(u32::from(self.overhead))
+            .min(u32::from(u16::MAX)) as u16;
         let user = self.options.mss.unwrap_or(u16::MAX);
-        let options = if self.agreed.timestamps { TIMESTAMPS_LEN } else { 0 };
+        let options = if self.agreed.timestamps {
+            TIMESTAMPS_LEN
+        } else {
+            0
+        };
         let mss = self.agreed.peer_mss.min(path).min(user).max(MSS_MIN);
         self.snd.mss = mss.saturating_sub(options).max(MSS_MIN - TIMESTAMPS_LEN);
         self.cc.set_mss(u32::from(self.snd.mss));
@@ -252,7 +271,9 @@ impl Connection {
         self.recovery.board.mark_all_lost(false);
         // Not a sign of congestion (RFC 1191 §6.3): the window stays.
         if self.recovery.is_open() {
-            self.recovery.mode = Mode::Rto { recovery_point: self.snd.nxt };
+            self.recovery.mode = Mode::Rto {
+                recovery_point: self.snd.nxt,
+            };
         }
         self.set_loss_timers(true, now);
     }
@@ -278,7 +299,11 @@ impl Connection {
     fn set_options(&mut self, options: SocketOptions, cx: &Context<'_>) {
         let old = std::mem::replace(&mut self.options, options);
         if old.congestion != options.congestion {
-            self.cc = congestion::new(options.congestion, u32::from(self.snd.mss), cx.config.initial_window);
+            self.cc = congestion::new(
+                options.congestion,
+                u32::from(self.snd.mss),
+                cx.config.initial_window,
+            );
             self.cc.set_paced(false);
         }
         if old.mss != options.mss {
@@ -319,7 +344,8 @@ impl Connection {
         if linger_zero || unread || rest && self.rcv.fin.is_none() {
             self.abort(Failure::Aborted, cx);
         } else if self.state == State::FinWait2 {
-            self.timers.start(Timer::Limit, cx.now + cx.config.fin_timeout);
+            self.timers
+                .start(Timer::Limit, cx.now + cx.config.fin_timeout);
         }
     }
 
@@ -371,7 +397,13 @@ impl Connection {
     /// What it remembers when it enters TIME-WAIT.
     pub(crate) fn time_wait(&self) -> (SeqNum, SeqNum, u16, TsClock, bool) {
         let wnd = (self.rcv.wnd() >> self.rcv.shift).min(u64::from(u16::MAX)) as u16;
-        (self.snd.seq(self.snd.nxt), self.rcv.seq(self.rcv.nxt), wnd, self.ts, self.agreed.timestamps)
+        (
+            self.snd.seq(self.snd.nxt),
+            self.rcv.seq(self.rcv.nxt),
+            wnd,
+            self.ts,
+            self.agreed.timestamps,
+        )
     }
 
     /// A timer is due.
@@ -395,7 +427,9 @@ impl Connection {
 
     /// RFC 9293 §3.8.4: a probe when nothing was heard for the idle time.
     fn on_keepalive_timeout(&mut self, cx: &mut Context<'_>) {
-        let Some(keepalive) = self.options.keepalive else { return };
+        let Some(keepalive) = self.options.keepalive else {
+            return;
+        };
         // MUST-26: not while anything is outstanding, which has its own timers.
         if self.snd.flight_size() > 0 || self.snd.unsent() > 0 {
             return self.timers.start(Timer::KeepAlive, cx.now + keepalive.idle);
@@ -413,7 +447,8 @@ impl Connection {
         }
         self.probes += 1;
         self.pending.keepalive = true;
-        self.timers.start(Timer::KeepAlive, cx.now + keepalive.interval);
+        self.timers
+            .start(Timer::KeepAlive, cx.now + keepalive.interval);
     }
 
     pub(super) fn restart_keepalive(&mut self, now: Time) {
@@ -425,7 +460,9 @@ impl Connection {
 
     /// Whether what the user bounded has lasted too long.
     pub(super) fn user_timeout_is_over(&self, now: Time) -> bool {
-        let Some(limit) = self.options.user_timeout else { return false };
+        let Some(limit) = self.options.user_timeout else {
+            return false;
+        };
         now.since(self.stalled_since) >= limit
     }
 
@@ -446,7 +483,9 @@ impl Connection {
             tuning.space = copied;
             let room = 2 * copied as usize + 16 * usize::from(self.rcv.mss);
             if room > look.capacity {
-                self.link.recv.set_capacity(room.min(config.recv_buffer_max).max(look.capacity));
+                self.link
+                    .recv
+                    .set_capacity(room.min(config.recv_buffer_max).max(look.capacity));
             }
         }
     }
@@ -455,7 +494,10 @@ impl Connection {
     pub(super) fn tune_send_buffer(&self, cx: &mut Context<'_>) {
         if self.options.send_buffer.is_none() {
             let room = 2 * self.cc.window() as usize;
-            let bounded = room.clamp(cx.config.send_buffer, cx.config.send_buffer_max.max(cx.config.send_buffer));
+            let bounded = room.clamp(
+                cx.config.send_buffer,
+                cx.config.send_buffer_max.max(cx.config.send_buffer),
+            );
             self.link.send.set_capacity(bounded, cx.wakes);
         }
     }
@@ -469,7 +511,10 @@ impl Connection {
             recv_queue: self.link.recv.queued(),
             send_queue: self.link.send.queued(),
             half_open: 0,
-            timer: self.timers.next().map(|(timer, at)| (timer.kind(), at.since(now))),
+            timer: self
+                .timers
+                .next()
+                .map(|(timer, at)| (timer.kind(), at.since(now))),
             owned: !self.orphan,
         }
     }

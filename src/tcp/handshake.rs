@@ -35,14 +35,20 @@ impl Path {
     /// The MSS to announce (MUST-67).
     fn announced_mss(self, options: &SocketOptions) -> u16 {
         let headers = if self.is_v6 { 60 } else { 40 };
-        let mss = self.mtu.saturating_sub(headers).clamp(88, u32::from(u16::MAX)) as u16;
+        let mss = self
+            .mtu
+            .saturating_sub(headers)
+            .clamp(88, u32::from(u16::MAX)) as u16;
         mss.min(options.mss.unwrap_or(u16::MAX))
     }
 }
 
 /// The window of our SYN or SYN-ACK, which is never scaled (RFC 7323 §2.2).
 fn first_window(options: &SocketOptions, config: &Config) -> u16 {
-    options.recv_buffer.unwrap_or(config.recv_buffer).min(usize::from(u16::MAX)) as u16
+    options
+        .recv_buffer
+        .unwrap_or(config.recv_buffer)
+        .min(usize::from(u16::MAX)) as u16
 }
 
 /// SYN-RECEIVED after a passive open: what a peer that only sent a SYN is worth.
@@ -85,7 +91,13 @@ pub(crate) enum Reaction {
 
 impl HalfOpen {
     /// A listener has received a SYN.
-    pub(crate) fn new(seg: &Segment, iss: SeqNum, ts_offset: u32, path: Path, cx: &Context<'_>) -> Self {
+    pub(crate) fn new(
+        seg: &Segment,
+        iss: SeqNum,
+        ts_offset: u32,
+        path: Path,
+        cx: &Context<'_>,
+    ) -> Self {
         let header = &seg.header;
         // RFC 3168 §6.1.1: both bits ask.
         let ecn = header.flags.has(Flags::ECE | Flags::CWR);
@@ -109,7 +121,12 @@ impl HalfOpen {
     }
 
     /// One whose SYN we did not keep: everything comes back in the cookie and in the last ACK.
-    pub(crate) fn from_cookie(seg: &Segment, agreed: Negotiated, ts_offset: u32, now: Time) -> Option<Self> {
+    pub(crate) fn from_cookie(
+        seg: &Segment,
+        agreed: Negotiated,
+        ts_offset: u32,
+        now: Time,
+    ) -> Option<Self> {
         let ack = seg.header.ack?;
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         Some(Self {
@@ -143,11 +160,21 @@ impl HalfOpen {
 
     fn clock(&self) -> TsClock {
         let recent_at = Time::from_millis(u64::from(self.since));
-        TsClock { offset: self.ts_offset, recent: self.ts_recent, recent_at }
+        TsClock {
+            offset: self.ts_offset,
+            recent: self.ts_recent,
+            recent_at,
+        }
     }
 
     /// The SYN-ACK, with the options that the SYN had.
-    pub(crate) fn syn_ack(&self, options: &SocketOptions, path: Path, config: &Config, now: Time) -> TcpHeader {
+    pub(crate) fn syn_ack(
+        &self,
+        options: &SocketOptions,
+        path: Path,
+        config: &Config,
+        now: Time,
+    ) -> TcpHeader {
         let agreed = self.agreed(config);
         let flags = Flags::SYN | Flags::ACK | if agreed.ecn { Flags::ECE } else { Flags::NONE };
         let mss = path.announced_mss(options);
@@ -162,7 +189,12 @@ impl HalfOpen {
     }
 
     /// An acknowledgement for what is out of the window.
-    pub(crate) fn acknowledgement(&self, options: &SocketOptions, config: &Config, now: Time) -> TcpHeader {
+    pub(crate) fn acknowledgement(
+        &self,
+        options: &SocketOptions,
+        config: &Config,
+        now: Time,
+    ) -> TcpHeader {
         let agreed = self.agreed(config);
         let mut header = TcpHeader {
             seq: self.iss + 1,
@@ -182,9 +214,16 @@ impl HalfOpen {
         let rst = header.flags.has(Flags::RST);
         if header.flags.has(Flags::SYN) && !rst {
             let same = header.seq == self.irs && !header.flags.has(Flags::ACK);
-            return if same { Reaction::Repeat } else { Reaction::Acknowledge };
+            return if same {
+                Reaction::Repeat
+            } else {
+                Reaction::Acknowledge
+            };
         }
-        if let Some(ts) = header.options.timestamps.filter(|_| self.flags & TIMESTAMPS != 0 && !rst)
+        if let Some(ts) = header
+            .options
+            .timestamps
+            .filter(|_| self.flags & TIMESTAMPS != 0 && !rst)
             && self.clock().is_old(ts.val, now)
         {
             return Reaction::Acknowledge;
@@ -208,7 +247,12 @@ impl HalfOpen {
     }
 
     /// What the connection starts from.
-    pub(crate) fn established(&self, options: &SocketOptions, path: Path, cx: &Context<'_>) -> Established {
+    pub(crate) fn established(
+        &self,
+        options: &SocketOptions,
+        path: Path,
+        cx: &Context<'_>,
+    ) -> Established {
         let sent_at = Time::from_millis(u64::from(self.since));
         Established {
             iss: self.iss,
@@ -287,7 +331,11 @@ impl Opening {
             options,
             path,
             iss,
-            ts: TsClock { offset: ts_offset, recent: 0, recent_at: now },
+            ts: TsClock {
+                offset: ts_offset,
+                recent: 0,
+                recent_at: now,
+            },
             crossed: None,
             started_at: now,
             retries: 0,
@@ -298,7 +346,11 @@ impl Opening {
     }
 
     pub(crate) fn state(&self) -> State {
-        if self.crossed.is_some() { State::SynReceived } else { State::SynSent }
+        if self.crossed.is_some() {
+            State::SynReceived
+        } else {
+            State::SynSent
+        }
     }
 
     /// Whether an ICMP error's quote is of our SYN.
@@ -307,7 +359,12 @@ impl Opening {
     }
 
     /// ICMP says that it is in vain: at once if `hard`, else when the time is over.
-    pub(crate) fn on_icmp(&mut self, failure: Failure, hard: bool, cx: &mut Context<'_>) -> Progress {
+    pub(crate) fn on_icmp(
+        &mut self,
+        failure: Failure,
+        hard: bool,
+        cx: &mut Context<'_>,
+    ) -> Progress {
         if hard {
             self.link.fail(failure, cx.wakes);
             return Progress::Failed;
@@ -328,12 +385,20 @@ impl Opening {
         // RFC 3168 §6.1.1.1: a SYN that gets no answer is sent again without ECN.
         let ecn = cx.config.ecn && self.retries == 0;
         let mss = self.path.announced_mss(&self.options);
-        let ts = Timestamps { val: self.ts.val(cx.now), ecr: 0 };
+        let ts = Timestamps {
+            val: self.ts.val(cx.now),
+            ecr: 0,
+        };
         Some(TcpHeader {
             seq: self.iss,
             ack: None,
             wnd: first_window(&self.options, cx.config),
-            flags: Flags::SYN | if ecn { Flags::ECE | Flags::CWR } else { Flags::NONE },
+            flags: Flags::SYN
+                | if ecn {
+                    Flags::ECE | Flags::CWR
+                } else {
+                    Flags::NONE
+                },
             options: Negotiated::syn_options(None, mss, ts, cx.config),
             ..TcpHeader::default()
         })
@@ -385,7 +450,8 @@ impl Opening {
             ts: self.ts,
             wnd: u32::from(header.wnd),
             advertised: first_window(&self.options, cx.config),
-            rtt: (self.retries == 0).then(|| cx.now.since(self.started_at).max(Duration::from_micros(1))),
+            rtt: (self.retries == 0)
+                .then(|| cx.now.since(self.started_at).max(Duration::from_micros(1))),
             mtu: self.path.mtu,
             is_v6: self.path.is_v6,
         };
@@ -394,7 +460,12 @@ impl Opening {
         Progress::Established(Box::new(connection))
     }
 
-    fn in_syn_received(&mut self, crossed: HalfOpen, seg: &Segment, cx: &mut Context<'_>) -> Progress {
+    fn in_syn_received(
+        &mut self,
+        crossed: HalfOpen,
+        seg: &Segment,
+        cx: &mut Context<'_>,
+    ) -> Progress {
         let header = &seg.header;
         let window = first_window(&self.options, cx.config);
         // The peer's SYN-ACK repeats its SYN, which is before the window, and acknowledges ours.
@@ -402,11 +473,16 @@ impl Opening {
             && !header.flags.has(Flags::RST)
             && header.seq == crossed.irs
             && header.ack == Some(crossed.iss + 1);
-        let reaction = if answer { Reaction::Complete } else { crossed.on_segment(seg, window, cx.now) };
+        let reaction = if answer {
+            Reaction::Complete
+        } else {
+            crossed.on_segment(seg, window, cx.now)
+        };
         let progress = match reaction {
             Reaction::Complete => {
                 let from = crossed.established(&self.options, self.path, cx);
-                let mut connection = Connection::new(Arc::clone(&self.link), self.options, &from, cx);
+                let mut connection =
+                    Connection::new(Arc::clone(&self.link), self.options, &from, cx);
                 connection.acknowledge();
                 return Progress::Established(Box::new(connection));
             }
@@ -432,10 +508,14 @@ impl Opening {
 
     /// The retransmission timer of our SYN or SYN-ACK.
     pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) -> Progress {
-        let user_limit = self.options.user_timeout.is_some_and(|limit| cx.now.since(self.started_at) >= limit);
+        let user_limit = self
+            .options
+            .user_timeout
+            .is_some_and(|limit| cx.now.since(self.started_at) >= limit);
         if self.retries >= cx.config.syn_retries || user_limit {
             cx.counters.timed_out += 1;
-            self.link.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx.wakes);
+            self.link
+                .fail(self.soft_error.unwrap_or(Failure::TimedOut), cx.wakes);
             return Progress::Failed;
         }
         self.retries += 1;

@@ -13,11 +13,7 @@ use crate::{
     packet::Payload,
     seq::SeqNum,
     tcp::{
-        Context, Segment,
-        assembler::Limits,
-        connection::Connection,
-        state::Event,
-        timers::Timer,
+        Context, Segment, assembler::Limits, connection::Connection, state::Event, timers::Timer,
     },
     wire::tcp::Flags,
 };
@@ -44,7 +40,9 @@ impl Connection {
     /// A segment for this connection.
     pub(crate) fn on_segment(&mut self, seg: Segment, cx: &mut Context<'_>) {
         self.counts.segments_received += u64::from(seg.count);
-        let Break(verdict) = self.process(seg, cx) else { return };
+        let Break(verdict) = self.process(seg, cx) else {
+            return;
+        };
         match verdict {
             Verdict::Silently => {}
             Verdict::WithAck => self.rcv.ack.now = true,
@@ -70,13 +68,22 @@ impl Connection {
 
     /// PAWS (RFC 7323 §5.3): an old timestamp makes an old duplicate. A reset is exempt.
     fn check_timestamp(&mut self, seg: &Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
-        let Some(ts) = seg.header.options.timestamps.filter(|_| self.agreed.timestamps) else {
+        let Some(ts) = seg
+            .header
+            .options
+            .timestamps
+            .filter(|_| self.agreed.timestamps)
+        else {
             return Continue(());
         };
         let rst = seg.header.flags.has(Flags::RST);
         if !rst && self.ts.is_old(ts.val, cx.now) {
             cx.counters.drop_paws += 1;
-            return Break(if seg.seq_len() > 0 { Verdict::WithAck } else { Verdict::Challenge });
+            return Break(if seg.seq_len() > 0 {
+                Verdict::WithAck
+            } else {
+                Verdict::Challenge
+            });
         }
         Continue(())
     }
@@ -104,12 +111,18 @@ impl Connection {
         if seg.len > 0 && seq.is_before(nxt) && self.agreed.sack {
             self.note_duplicate(seq, seg.len);
         }
-        Break(if seg.seq_len() > 0 { Verdict::WithAck } else { Verdict::Challenge })
+        Break(if seg.seq_len() > 0 {
+            Verdict::WithAck
+        } else {
+            Verdict::Challenge
+        })
     }
 
     /// Tells the peer with the next acknowledgement that it sent `len` bytes once more (RFC 2883).
     fn note_duplicate(&mut self, seq: SeqNum, len: u32) {
-        let Some(start) = self.rcv.position(seq) else { return };
+        let Some(start) = self.rcv.position(seq) else {
+            return;
+        };
         self.rcv.dsack = Some((start, (start + u64::from(len)).min(self.rcv.nxt)));
     }
 
@@ -126,7 +139,11 @@ impl Connection {
 
     /// Fourth: a SYN is never in order here (RFC 5961 §4.2).
     fn check_syn(&self, seg: &Segment) -> ControlFlow<Verdict> {
-        if seg.header.flags.has(Flags::SYN) { Break(Verdict::Challenge) } else { Continue(()) }
+        if seg.header.flags.has(Flags::SYN) {
+            Break(Verdict::Challenge)
+        } else {
+            Continue(())
+        }
     }
 
     /// The peer is there: timestamps, keep-alive and ECN.
@@ -136,7 +153,12 @@ impl Connection {
             self.probes = 0;
         }
         // RFC 7323 §4.3: only what is in order or overlaps it may update TS.Recent.
-        if let Some(ts) = seg.header.options.timestamps.filter(|_| self.agreed.timestamps) {
+        if let Some(ts) = seg
+            .header
+            .options
+            .timestamps
+            .filter(|_| self.agreed.timestamps)
+        {
             let last_ack_sent = self.rcv.seq(self.rcv.ack.sent);
             if seg.header.seq.is_at_or_before(last_ack_sent) && !self.ts.is_old(ts.val, cx.now) {
                 (self.ts.recent, self.ts.recent_at) = (ts.val, cx.now);
@@ -158,7 +180,10 @@ impl Connection {
         };
         // RFC 5961 §5.2: neither of what was never sent, nor older than the window.
         let oldest = self.snd.una.saturating_sub(u64::from(self.snd.max_wnd));
-        let position = self.snd.position(ack).filter(|ack| (oldest..=self.snd.nxt).contains(ack));
+        let position = self
+            .snd
+            .position(ack)
+            .filter(|ack| (oldest..=self.snd.nxt).contains(ack));
         let Some(position) = position else {
             cx.counters.drop_bad_ack += 1;
             return Break(Verdict::Challenge);
@@ -175,7 +200,9 @@ impl Connection {
 
     /// SND.WND, unless the segment is older than the last that set it. Whether it changed.
     fn update_window(&mut self, seg: &Segment, ack: u64) -> bool {
-        let Some(seq) = self.rcv.position(seg.header.seq) else { return false };
+        let Some(seq) = self.rcv.position(seg.header.seq) else {
+            return false;
+        };
         let snd = &mut self.snd;
         if snd.wl1 > seq || snd.wl1 == seq && snd.wl2 > ack {
             return false;
@@ -198,7 +225,9 @@ impl Connection {
             // The peer has sent its FIN: there can be no more text, only repetitions.
             _ => return Break(Verdict::WithAck),
         }
-        let Some(start) = self.rcv.position(seg.header.seq) else { return Break(Verdict::WithAck) };
+        let Some(start) = self.rcv.position(seg.header.seq) else {
+            return Break(Verdict::WithAck);
+        };
         let end = start + u64::from(seg.len);
         if self.orphan && end > self.rcv.nxt {
             return Break(Verdict::Abort);
@@ -227,7 +256,10 @@ impl Connection {
 
     /// Cuts the text to what is new and in the window, and queues it where it belongs.
     fn take_text(&mut self, start: u64, seg: Segment, cx: &mut Context<'_>) {
-        let edge = self.rcv.fin.map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
+        let edge = self
+            .rcv
+            .fin
+            .map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
         let end = start + u64::from(seg.len);
         if start < self.rcv.nxt && self.agreed.sack {
             self.note_duplicate(seg.header.seq, seg.len);
@@ -253,7 +285,10 @@ impl Connection {
             // A hole was filled: the peer's loss recovery waits for this.
             self.rcv.ack.now = true;
             let mut rest = Payload::new();
-            self.rcv.nxt = self.rcv.assembler.take_in_order(self.rcv.nxt, |chunk: Bytes| rest.push(chunk));
+            self.rcv.nxt = self
+                .rcv
+                .assembler
+                .take_in_order(self.rcv.nxt, |chunk: Bytes| rest.push(chunk));
             if !rest.is_empty() {
                 self.link.recv.push(rest, cx.wakes);
             }
@@ -264,7 +299,10 @@ impl Connection {
     }
 
     fn take_out_of_order(&mut self, payload: Payload, start: u64, cx: &mut Context<'_>) {
-        let inserted = self.rcv.assembler.insert(start, &payload, &Limits::default());
+        let inserted = self
+            .rcv
+            .assembler
+            .insert(start, &payload, &Limits::default());
         if let Some(duplicate) = inserted.duplicate.filter(|_| self.agreed.sack) {
             self.rcv.dsack = Some((duplicate.start, duplicate.end));
         }
@@ -287,14 +325,21 @@ impl Connection {
 
     /// What is not acknowledged at once is so a little later.
     fn schedule_ack(&mut self, cx: &Context<'_>) {
-        if !self.rcv.ack.now && self.rcv.ack.pending > 0 && !self.timers.is_running(Timer::DelayedAck) {
-            self.timers.start(Timer::DelayedAck, cx.now + cx.config.delayed_ack);
+        if !self.rcv.ack.now
+            && self.rcv.ack.pending > 0
+            && !self.timers.is_running(Timer::DelayedAck)
+        {
+            self.timers
+                .start(Timer::DelayedAck, cx.now + cx.config.delayed_ack);
         }
     }
 
     /// One acknowledgement for a segment that deserves no better, unless there was one just now.
     fn challenge(&mut self, cx: &mut Context<'_>) {
-        if self.challenged_at.is_some_and(|at| cx.now.since(at) < CHALLENGE_INTERVAL) {
+        if self
+            .challenged_at
+            .is_some_and(|at| cx.now.since(at) < CHALLENGE_INTERVAL)
+        {
             cx.counters.limited += 1;
             return;
         }
@@ -306,7 +351,11 @@ impl Connection {
     /// The peer's reset. After its FIN nobody will read what we still write (Linux: EPIPE).
     fn on_reset(&mut self, cx: &mut Context<'_>) {
         cx.counters.resets_received += 1;
-        let failure = if self.state == State::CloseWait { Failure::BrokenPipe } else { Failure::Reset };
+        let failure = if self.state == State::CloseWait {
+            Failure::BrokenPipe
+        } else {
+            Failure::Reset
+        };
         self.fail(failure, cx);
     }
 }

@@ -41,9 +41,17 @@ impl Negotiated {
     }
 
     /// The options of our SYN, or of a SYN-ACK when this is what the peer's SYN offered.
-    pub(crate) fn syn_options(offer: Option<&Self>, mss: u16, ts: Timestamps, config: &Config) -> TcpOptions {
+    pub(crate) fn syn_options(
+        offer: Option<&Self>,
+        mss: u16,
+        ts: Timestamps,
+        config: &Config,
+    ) -> TcpOptions {
         let shift = receive_shift(config.recv_buffer_max);
-        let mut options = TcpOptions { mss: Some(mss), ..TcpOptions::default() };
+        let mut options = TcpOptions {
+            mss: Some(mss),
+            ..TcpOptions::default()
+        };
         match offer {
             None => {
                 options.sack_permitted = config.sack;
@@ -62,7 +70,9 @@ impl Negotiated {
 
 /// The smallest shift that lets a window of `max` bytes be advertised.
 pub(crate) fn receive_shift(max: usize) -> u8 {
-    (0..SHIFT_MAX).find(|shift| 65_535_usize << shift >= max).unwrap_or(SHIFT_MAX)
+    (0..SHIFT_MAX)
+        .find(|shift| 65_535_usize << shift >= max)
+        .unwrap_or(SHIFT_MAX)
 }
 
 #[cfg(test)]
@@ -72,11 +82,18 @@ mod tests {
     #[test]
     fn absurd_offers_are_bounded() {
         let config = Config::default();
-        let options = TcpOptions { mss: Some(0), window_scale: Some(255), ..TcpOptions::default() };
+        let options = TcpOptions {
+            mss: Some(0),
+            window_scale: Some(255),
+            ..TcpOptions::default()
+        };
         let agreed = Negotiated::new(&options, false, false, &config);
         assert_eq!((agreed.peer_mss, agreed.shifts), (MSS_MIN, Some((14, 7))));
         let none = Negotiated::new(&TcpOptions::default(), false, true, &config);
-        assert_eq!((none.peer_mss, none.shifts, none.sack, none.timestamps), (1220, None, false, false));
+        assert_eq!(
+            (none.peer_mss, none.shifts, none.sack, none.timestamps),
+            (1220, None, false, false)
+        );
     }
 
     #[test]

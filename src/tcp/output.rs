@@ -5,7 +5,12 @@ use std::time::Duration;
 use crate::{
     info::State,
     packet::Payload,
-    tcp::{Context, Outgoing, connection::Connection, recovery::{Mode, Probe}, timers::Timer},
+    tcp::{
+        Context, Outgoing,
+        connection::Connection,
+        recovery::{Mode, Probe},
+        timers::Timer,
+    },
     wire::{
         options::{SackBlocks, TcpOptions},
         tcp::{Flags, TcpHeader},
@@ -94,18 +99,24 @@ impl Connection {
         }
         // A window that the peer took back leaves one segment to try (MAY-7).
         let window = self.snd.right_edge().saturating_sub(lost.start).max(mss);
-        let max = allowance.max(mss).min(window).min(SUPER_SEGMENT_MAX.max(mss));
+        let max = allowance
+            .max(mss)
+            .min(window)
+            .min(SUPER_SEGMENT_MAX.max(mss));
         let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
         let segment = self.data_segment(range, mss, cx);
         let len = range.end + u64::from(range.fin) - range.start;
         let snapshot = self.recovery.snapshot(cx.now);
-        self.recovery.board.on_retransmitted_lost(len, cx.now, snapshot);
+        self.recovery
+            .board
+            .on_retransmitted_lost(len, cx.now, snapshot);
         self.count_retransmission(range.start, len, cx);
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
             prr.on_sent(len);
         }
         if range.start == self.snd.una {
-            self.timers.start(Timer::Retransmit, cx.now + self.rtt.rto());
+            self.timers
+                .start(Timer::Retransmit, cx.now + self.rtt.rto());
         }
         self.set_loss_timers(false, cx.now);
         Some(segment)
@@ -118,7 +129,11 @@ impl Connection {
             end = more;
         }
         let fin = self.snd.fin.is_some_and(|fin| end > fin);
-        Range { start, end: end - u64::from(fin), fin }
+        Range {
+            start,
+            end: end - u64::from(fin),
+            fin,
+        }
     }
 
     /// Where a segment from `start` has to end for it not to refer to too many chunks.
@@ -127,7 +142,11 @@ impl Connection {
         if data_end <= start {
             return None;
         }
-        self.snd.queue.end_of_chunks(start - 1, SLICES_MAX).map(|offset| offset + 1).filter(|limit| *limit < data_end)
+        self.snd
+            .queue
+            .end_of_chunks(start - 1, SLICES_MAX)
+            .map(|offset| offset + 1)
+            .filter(|limit| *limit < data_end)
     }
 
     fn count_retransmission(&mut self, start: u64, len: u64, cx: &mut Context<'_>) {
@@ -149,7 +168,10 @@ impl Connection {
         if fresh > 0 && fresh <= window {
             let range = self.new_range(fresh);
             let segment = self.send_new(range, mss, cx);
-            self.recovery.probe = Some(Probe { end: self.snd.nxt, retransmitted: false });
+            self.recovery.probe = Some(Probe {
+                end: self.snd.nxt,
+                retransmitted: false,
+            });
             self.timers.stop(Timer::LossProbe);
             return Some(segment);
         }
@@ -159,7 +181,10 @@ impl Connection {
         let segment = self.data_segment(range, mss, cx);
         let snapshot = self.recovery.snapshot(cx.now);
         self.recovery.board.on_probed(len, cx.now, snapshot);
-        self.recovery.probe = Some(Probe { end: self.snd.nxt, retransmitted: true });
+        self.recovery.probe = Some(Probe {
+            end: self.snd.nxt,
+            retransmitted: true,
+        });
         self.count_retransmission(range.start, len, cx);
         self.timers.stop(Timer::LossProbe);
         Some(segment)
@@ -234,7 +259,11 @@ impl Connection {
     /// less (Linux: `tcp_tso_should_defer`).
     fn waits_for_more(&self, len: u64, window: u64, cwnd_limited: bool) -> bool {
         let total = u64::from(self.cc.window()).min(window + self.recovery.in_flight());
-        cwnd_limited && self.recovery.is_open() && self.recovery.in_flight() > 0 && len < SUPER_SEGMENT_MAX / 2 && len < total / 3
+        cwnd_limited
+            && self.recovery.is_open()
+            && self.recovery.in_flight() > 0
+            && len < SUPER_SEGMENT_MAX / 2
+            && len < total / 3
     }
 
     /// Nagle (RFC 9293 §3.7.4) in Minshall's variant: one small segment at a time is on its way.
@@ -252,16 +281,23 @@ impl Connection {
 
     /// Nothing is in flight that could bring a window update: probe for one.
     fn watch_window(&mut self, unsent: u64, window: u64, cx: &Context<'_>) {
-        let waiting = self.snd.flight_size() == 0 && (unsent > window || window == 0) && !self.options.cork;
-        if waiting && !self.timers.is_running(Timer::ZeroWindowProbe) && !self.pending.window_probe {
-            self.timers.start(Timer::ZeroWindowProbe, cx.now + self.rtt.rto());
+        let waiting =
+            self.snd.flight_size() == 0 && (unsent > window || window == 0) && !self.options.cork;
+        if waiting && !self.timers.is_running(Timer::ZeroWindowProbe) && !self.pending.window_probe
+        {
+            self.timers
+                .start(Timer::ZeroWindowProbe, cx.now + self.rtt.rto());
         }
     }
 
     fn new_range(&self, len: u64) -> Range {
         let start = self.snd.nxt;
         let end = self.slices_limit(start, start + len).unwrap_or(start + len);
-        Range { start, end, fin: false }
+        Range {
+            start,
+            end,
+            fin: false,
+        }
     }
 
     /// Sends a range for the first time.
@@ -271,7 +307,9 @@ impl Connection {
         let taken = len + u64::from(range.fin);
         let snapshot = self.recovery.snapshot(now);
         let flight = self.recovery.in_flight();
-        self.recovery.board.on_sent(range.start..range.start + taken, now, snapshot);
+        self.recovery
+            .board
+            .on_sent(range.start..range.start + taken, now, snapshot);
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
             prr.on_sent(taken);
         }
@@ -279,7 +317,8 @@ impl Connection {
         if len % mss > 0 {
             self.snd.small_end = self.snd.nxt;
         }
-        self.cc.on_sent(taken as u32, flight.min(u64::from(u32::MAX)) as u32, now);
+        self.cc
+            .on_sent(taken as u32, flight.min(u64::from(u32::MAX)) as u32, now);
         if self.snd.unsent() == 0 && self.allowance() >= mss {
             self.recovery.set_app_limited();
         }
@@ -309,7 +348,9 @@ impl Connection {
         }
         let mut payload = Payload::new();
         if len > 0 {
-            self.snd.queue.slice(range.start - 1..range.end - 1, &mut payload);
+            self.snd
+                .queue
+                .slice(range.start - 1..range.end - 1, &mut payload);
         }
         let mut header = self.header(flags, cx);
         header.seq = self.snd.seq(range.start);
@@ -418,7 +459,9 @@ impl Connection {
     fn ring_for_window(&self, capacity: usize) -> bool {
         let at = self.window_update_at(capacity);
         // A window that cannot double need not be watched.
-        self.link.recv.ring_when_free(if at > capacity { usize::MAX } else { at })
+        self.link
+            .recv
+            .ring_when_free(if at > capacity { usize::MAX } else { at })
     }
 
     /// Whether the reader has made enough room to tell the peer.
@@ -429,7 +472,14 @@ impl Connection {
 
     fn outgoing(&mut self, header: TcpHeader, payload: Payload, gso_size: u16) -> Outgoing {
         self.counts.segments_sent += 1;
-        Outgoing { header, payload, gso_size, ect: false, ttl: self.options.ttl, tos: self.options.tos }
+        Outgoing {
+            header,
+            payload,
+            gso_size,
+            ect: false,
+            ttl: self.options.ttl,
+            tos: self.options.tos,
+        }
     }
 }
 

@@ -46,7 +46,13 @@ pub(crate) struct Prr {
 
 impl Prr {
     pub(crate) fn new(flight: u64, ssthresh: u64) -> Self {
-        Self { delivered: 0, out: 0, flight: flight.max(1), ssthresh, allowance: 0 }
+        Self {
+            delivered: 0,
+            out: 0,
+            flight: flight.max(1),
+            ssthresh,
+            allowance: 0,
+        }
     }
 
     /// An acknowledgement delivered `delivered` bytes; `progress`: SND.UNA moved and nothing more
@@ -66,7 +72,11 @@ impl Prr {
             limit.min(self.ssthresh - in_flight)
         };
         // The first retransmission always goes out.
-        self.allowance = if self.out == 0 { allowance.max(mss) } else { allowance };
+        self.allowance = if self.out == 0 {
+            allowance.max(mss)
+        } else {
+            allowance
+        };
     }
 
     pub(crate) fn on_sent(&mut self, bytes: u64) {
@@ -142,7 +152,11 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(high_before: u64, min_rtt: Option<Duration>) -> Self {
-        Self { high_before, min_rtt: min_rtt.unwrap_or_default(), ..Self::default() }
+        Self {
+            high_before,
+            min_rtt: min_rtt.unwrap_or_default(),
+            ..Self::default()
+        }
     }
 }
 
@@ -192,7 +206,13 @@ impl Recovery {
     }
 
     /// Notes a delivered segment: for RACK, for the RTT and for the delivery rate.
-    pub(crate) fn on_delivered(&mut self, sent: &Sent, delivery: &mut Delivery, echo_is_old: bool, now: Time) {
+    pub(crate) fn on_delivered(
+        &mut self,
+        sent: &Sent,
+        delivery: &mut Delivery,
+        echo_is_old: bool,
+        now: Time,
+    ) {
         let rtt = now.since(sent.sent_at);
         if sent.retransmitted {
             // Which transmission arrived? Not the last one if the echoed timestamp is older, or
@@ -203,8 +223,10 @@ impl Recovery {
         } else {
             self.advance_rack(sent, rtt);
             let at = sent.sent_at;
-            delivery.oldest_sent_at = Some(delivery.oldest_sent_at.map_or(at, |oldest| oldest.min(at)));
-            delivery.newest_sent_at = Some(delivery.newest_sent_at.map_or(at, |newest| newest.max(at)));
+            delivery.oldest_sent_at =
+                Some(delivery.oldest_sent_at.map_or(at, |oldest| oldest.min(at)));
+            delivery.newest_sent_at =
+                Some(delivery.newest_sent_at.map_or(at, |newest| newest.max(at)));
             if sent.end < delivery.high_before {
                 self.rack.reordering_seen = true;
             }
@@ -233,16 +255,29 @@ impl Recovery {
         let (snapshot, sent_at) = delivery.sample?;
         self.first_sent_at = sent_at;
         let send_elapsed = sent_at.since(snapshot.first_sent_at);
-        let interval = now.since(snapshot.delivered_at).max(send_elapsed).as_nanos();
+        let interval = now
+            .since(snapshot.delivered_at)
+            .max(send_elapsed)
+            .as_nanos();
         let bytes = u128::from(self.delivered - snapshot.delivered);
         let rate = (bytes * 1_000_000_000).checked_div(interval)?;
-        Some((u64::try_from(rate).unwrap_or(u64::MAX), snapshot.app_limited))
+        Some((
+            u64::try_from(rate).unwrap_or(u64::MAX),
+            snapshot.app_limited,
+        ))
     }
 
     /// RFC 8985 §6.2 steps 4 and 5. Returns whether anything was marked as lost, and in what time
     /// to look again.
-    pub(crate) fn detect_lost(&mut self, rtt: &RttEstimator, mss: u64, now: Time) -> (bool, Option<Duration>) {
-        let Some(newest) = self.rack.newest else { return (false, None) };
+    pub(crate) fn detect_lost(
+        &mut self,
+        rtt: &RttEstimator,
+        mss: u64,
+        now: Time,
+    ) -> (bool, Option<Duration>) {
+        let Some(newest) = self.rack.newest else {
+            return (false, None);
+        };
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let (bytes, again) = self.board.detect_lost(newest, window, now);
         (bytes > 0, again)
@@ -280,7 +315,12 @@ impl Recovery {
 
     /// Remembers what an undo needs, at the begin of an episode.
     pub(crate) fn begin_episode(&mut self, una: u64) {
-        self.undo = Some(Undo { first_ts: None, retransmitted: 0, any: false, marker: una });
+        self.undo = Some(Undo {
+            first_ts: None,
+            retransmitted: 0,
+            any: false,
+            marker: una,
+        });
     }
 
     /// Something was sent again, when our timestamp clock said `ts`.
@@ -294,7 +334,9 @@ impl Recovery {
 
     /// A D-SACK block of `bytes`: whether everything that the episode sent again was for nothing.
     pub(crate) fn on_dsack(&mut self, bytes: u64) -> bool {
-        let Some(undo) = &mut self.undo else { return false };
+        let Some(undo) = &mut self.undo else {
+            return false;
+        };
         undo.retransmitted = undo.retransmitted.saturating_sub(bytes);
         undo.any && undo.retransmitted == 0
     }

@@ -81,7 +81,10 @@ impl Recv {
             },
             mss: 536,
             dsack: None,
-            tuning: Tuning { since: now, ..Tuning::default() },
+            tuning: Tuning {
+                since: now,
+                ..Tuning::default()
+            },
         }
     }
 
@@ -142,7 +145,10 @@ impl Recv {
         self.ack.pending = self.ack.pending.saturating_add(bytes);
         let full = u32::from(self.mss).max(1);
         // SHLD-19: at least every second full-sized segment.
-        if segments >= 2 || self.ack.pending >= 2 * full || (self.ack.quick > 0 && !self.ack.interactive) {
+        if segments >= 2
+            || self.ack.pending >= 2 * full
+            || (self.ack.quick > 0 && !self.ack.interactive)
+        {
             self.ack.now = true;
         }
     }
@@ -176,7 +182,9 @@ mod tests {
         assert!(rcv.accepts(seq(u32::MAX), 2) && !rcv.accepts(seq(u32::MAX), 1));
         assert!(rcv.accepts(seq(999), 5) && !rcv.accepts(seq(1000), 5));
         rcv.nxt = rcv.adv;
-        assert!(rcv.accepts(seq(1000), 0) && !rcv.accepts(seq(1001), 0) && !rcv.accepts(seq(1000), 1));
+        assert!(
+            rcv.accepts(seq(1000), 0) && !rcv.accepts(seq(1001), 0) && !rcv.accepts(seq(1000), 1)
+        );
     }
 
     #[test]

@@ -59,7 +59,10 @@ struct List {
 }
 
 impl List {
-    const EMPTY: Self = Self { head: NIL, tail: NIL };
+    const EMPTY: Self = Self {
+        head: NIL,
+        tail: NIL,
+    };
 }
 
 /// The retransmission queue with its marks, and counts that are kept as it changes.
@@ -124,7 +127,9 @@ impl Scoreboard {
 
     /// Whether the peer once said that it holds the oldest unacknowledged segment.
     pub(crate) fn first_is_sacked(&self) -> bool {
-        self.order.front().is_some_and(|&id| self.at(id).place == Place::Sacked)
+        self.order
+            .front()
+            .is_some_and(|&id| self.at(id).place == Place::Sacked)
     }
 
     fn at(&self, id: u32) -> &Sent {
@@ -220,7 +225,10 @@ impl Scoreboard {
             let covered = sent.end.min(una) - sent.start;
             if sent.place != Place::Sacked {
                 bytes += covered;
-                delivered(&Sent { end: sent.end.min(una), ..sent });
+                delivered(&Sent {
+                    end: sent.end.min(una),
+                    ..sent
+                });
                 self.uncount(sent.place, covered);
             }
             if sent.end > una {
@@ -242,14 +250,20 @@ impl Scoreboard {
     pub(crate) fn sack(&mut self, block: Range<u64>, mut delivered: impl FnMut(&Sent)) -> u64 {
         let mut sacked = std::mem::take(&mut self.sacked);
         let mut bytes = 0;
-        sacked.insert(block, |fresh| bytes += self.sack_fresh(fresh, &mut delivered));
+        sacked.insert(block, |fresh| {
+            bytes += self.sack_fresh(fresh, &mut delivered)
+        });
         self.sacked = sacked;
         bytes
     }
 
     fn sack_fresh(&mut self, fresh: Range<u64>, delivered: &mut impl FnMut(&Sent)) -> u64 {
         let mut index = self.index_of(fresh.start);
-        if self.order.get(index).is_some_and(|&id| self.at(id).start < fresh.start) {
+        if self
+            .order
+            .get(index)
+            .is_some_and(|&id| self.at(id).start < fresh.start)
+        {
             self.split(index, fresh.start);
             index += 1;
         }
@@ -276,7 +290,12 @@ impl Scoreboard {
 
     /// RFC 8985 §6.2 step 5: what was sent before the segment last delivered (`rack`), and longer
     /// than `window` ago, is lost. Returns the bytes, and how long until more may be.
-    pub(crate) fn detect_lost(&mut self, rack: (Time, u64), window: Duration, now: Time) -> (u64, Option<Duration>) {
+    pub(crate) fn detect_lost(
+        &mut self,
+        rack: (Time, u64),
+        window: Duration,
+        now: Time,
+    ) -> (u64, Option<Duration>) {
         let mut bytes = 0;
         let mut id = self.in_flight_list.head;
         while id != NIL {
@@ -318,7 +337,9 @@ impl Scoreboard {
     /// Without SACK only the oldest segment can be known to be lost (RFC 6582 §3.2). Returns the
     /// bytes that were marked.
     pub(crate) fn mark_head_lost(&mut self, mss: u64) -> u64 {
-        let Some(&id) = self.order.front() else { return 0 };
+        let Some(&id) = self.order.front() else {
+            return 0;
+        };
         let head = *self.at(id);
         if head.place != Place::InFlight {
             return 0;
@@ -363,14 +384,19 @@ impl Scoreboard {
 
     /// Index in `order` of the segment that holds `position`, or of the first behind it.
     fn index_of(&self, position: u64) -> usize {
-        self.order.partition_point(|&id| self.at(id).end <= position)
+        self.order
+            .partition_point(|&id| self.at(id).end <= position)
     }
 
     /// Cuts the segment at `index` in two at `position`, which lies inside of it.
     fn split(&mut self, index: usize, position: u64) {
         let id = self.order[index];
         let front = *self.at(id);
-        let back = self.insert(Sent { start: position, prev: id, ..front });
+        let back = self.insert(Sent {
+            start: position,
+            prev: id,
+            ..front
+        });
         self.at_mut(id).end = position;
         self.order.insert(index + 1, back);
         if front.place == Place::Sacked {
@@ -427,7 +453,9 @@ impl Scoreboard {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Sent { prev, next, place, .. } = *self.at(id);
+        let Sent {
+            prev, next, place, ..
+        } = *self.at(id);
         if prev == NIL {
             self.list(place).head = next;
         } else {
@@ -444,7 +472,10 @@ impl Scoreboard {
     pub(crate) fn shrink(&mut self) {
         if self.order.is_empty() && self.segments.capacity() > 4 {
             let high_delivered = self.high_delivered;
-            *self = Self { high_delivered, ..Self::default() };
+            *self = Self {
+                high_delivered,
+                ..Self::default()
+            };
         }
     }
 }
@@ -468,7 +499,10 @@ mod tests {
     #[test]
     fn counts_follow_acks_sacks_losses_and_retransmissions() {
         let mut board = sent(&[100, 200, 300, 400]);
-        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (400, 0, 0));
+        assert_eq!(
+            (board.in_flight(), board.lost(), board.sacked()),
+            (400, 0, 0)
+        );
         let mut seen = Vec::new();
         // A block that covers a half of the third and the whole fourth.
         assert_eq!(board.sack(250..400, |s| seen.push((s.start, s.end))), 150);
@@ -476,7 +510,8 @@ mod tests {
         assert_eq!(board.sack(250..400, |_| panic!("told twice")), 0);
         assert_eq!((board.in_flight(), board.sacked()), (250, 150));
         // RACK: the fourth was sent at 3 ms; at 14 ms those sent before with a window of 10 ms are lost.
-        let (lost, more) = board.detect_lost((Time::from_millis(3), 400), 10 * MS, Time::from_millis(11));
+        let (lost, more) =
+            board.detect_lost((Time::from_millis(3), 400), 10 * MS, Time::from_millis(11));
         assert_eq!((lost, more), (200, Some(MS)));
         assert_eq!(board.next_lost().map(|s| (s.start, s.end)), Some((0, 100)));
         board.on_retransmitted_lost(60, Time::from_millis(11), Snapshot::default());
@@ -485,7 +520,15 @@ mod tests {
         assert_eq!(board.ack_to(80, |_| {}), 80);
         assert_eq!((board.in_flight(), board.lost()), (50, 120));
         assert_eq!(board.ack_to(400, |_| {}), 170);
-        assert_eq!((board.in_flight(), board.lost(), board.sacked(), board.is_empty()), (0, 0, 0, true));
+        assert_eq!(
+            (
+                board.in_flight(),
+                board.lost(),
+                board.sacked(),
+                board.is_empty()
+            ),
+            (0, 0, 0, true)
+        );
     }
 
     #[test]
@@ -493,11 +536,20 @@ mod tests {
         let mut board = sent(&[100, 200, 300]);
         board.sack(100..200, |_| {});
         board.mark_all_lost(false);
-        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (0, 200, 100));
+        assert_eq!(
+            (board.in_flight(), board.lost(), board.sacked()),
+            (0, 200, 100)
+        );
         board.unmark_lost();
-        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (200, 0, 100));
+        assert_eq!(
+            (board.in_flight(), board.lost(), board.sacked()),
+            (200, 0, 100)
+        );
         board.mark_all_lost(true);
-        assert_eq!((board.in_flight(), board.lost(), board.sacked()), (0, 300, 0));
+        assert_eq!(
+            (board.in_flight(), board.lost(), board.sacked()),
+            (0, 300, 0)
+        );
         assert_eq!(board.next_lost().map(|s| s.start), Some(0));
         assert_eq!(board.ack_to(300, |_| {}), 300);
         assert_eq!((board.in_flight(), board.lost()), (0, 0));
@@ -537,13 +589,19 @@ mod tests {
                     2 if nxt > una => {
                         let start = una + random(nxt - una);
                         let end = start + 1 + random(nxt - start);
-                        let fresh = sacked[start as usize..end as usize].iter().filter(|s| !**s).count();
+                        let fresh = sacked[start as usize..end as usize]
+                            .iter()
+                            .filter(|s| !**s)
+                            .count();
                         assert_eq!(board.sack(start..end, |_| {}), fresh as u64);
                         sacked[start as usize..end as usize].fill(true);
                     }
                     3 if nxt > una => {
                         let to = una + 1 + random(nxt - una);
-                        let fresh = sacked[una as usize..to as usize].iter().filter(|s| !**s).count();
+                        let fresh = sacked[una as usize..to as usize]
+                            .iter()
+                            .filter(|s| !**s)
+                            .count();
                         assert_eq!(board.ack_to(to, |_| {}), fresh as u64);
                         una = to;
                     }
@@ -557,7 +615,10 @@ mod tests {
                         }
                     }
                 }
-                let held = sacked[una as usize..nxt as usize].iter().filter(|s| **s).count() as u64;
+                let held = sacked[una as usize..nxt as usize]
+                    .iter()
+                    .filter(|s| **s)
+                    .count() as u64;
                 assert_eq!(board.sacked(), held);
                 assert_eq!(board.in_flight() + board.lost() + held, nxt - una);
             }

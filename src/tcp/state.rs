@@ -38,7 +38,11 @@ mod tests {
 
     #[test]
     fn every_order_of_closing_ends_closed() {
-        let run = |events: &[Event]| events.iter().fold(Established, |state, event| next(state, *event));
+        let run = |events: &[Event]| {
+            events
+                .iter()
+                .fold(Established, |state, event| next(state, *event))
+        };
         assert_eq!(run(&[FinQueued, FinAcked, FinReceived]), TimeWait);
         assert_eq!(run(&[FinQueued, FinReceived, FinAcked]), TimeWait);
         assert_eq!(run(&[FinReceived, FinQueued, FinAcked]), Closed);

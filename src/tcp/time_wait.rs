@@ -28,13 +28,17 @@ pub(crate) struct TimeWait {
 pub(crate) enum Reaction {
     Drop,
     /// Acknowledge; `restart`: the peer repeats its FIN, so the 2 MSL begin again.
-    Acknowledge { restart: bool },
+    Acknowledge {
+        restart: bool,
+    },
     /// A new connection may take its place (RFC 6191).
     Reuse,
 }
 
 impl TimeWait {
-    pub(crate) fn new((snd_nxt, rcv_nxt, wnd, ts, timestamps): (SeqNum, SeqNum, u16, TsClock, bool)) -> Self {
+    pub(crate) fn new(
+        (snd_nxt, rcv_nxt, wnd, ts, timestamps): (SeqNum, SeqNum, u16, TsClock, bool),
+    ) -> Self {
         Self {
             snd_nxt,
             rcv_nxt,
@@ -48,7 +52,11 @@ impl TimeWait {
 
     fn clock(&self) -> TsClock {
         let recent_at = Time::from_millis(u64::from(self.recent_at));
-        TsClock { offset: self.ts_offset, recent: self.ts_recent, recent_at }
+        TsClock {
+            offset: self.ts_offset,
+            recent: self.ts_recent,
+            recent_at,
+        }
     }
 
     /// A sequence number for our side of a new connection that is above all of this one's.
@@ -71,14 +79,21 @@ impl TimeWait {
                 Some(ts) if ts.val != self.ts_recent => !self.clock().is_old(ts.val, now),
                 _ => header.seq.is_after(self.rcv_nxt),
             };
-            return if newer { Reaction::Reuse } else { Reaction::Acknowledge { restart: false } };
+            return if newer {
+                Reaction::Reuse
+            } else {
+                Reaction::Acknowledge { restart: false }
+            };
         }
         let old = ts.is_some_and(|ts| self.clock().is_old(ts.val, now));
-        let fin = header.flags.has(Flags::FIN) && (header.seq + seg.seq_len()).is_at_or_before(self.rcv_nxt);
+        let fin = header.flags.has(Flags::FIN)
+            && (header.seq + seg.seq_len()).is_at_or_before(self.rcv_nxt);
         if seg.seq_len() == 0 && header.seq == self.rcv_nxt && !old {
             return Reaction::Drop;
         }
-        Reaction::Acknowledge { restart: fin && !old }
+        Reaction::Acknowledge {
+            restart: fin && !old,
+        }
     }
 
     /// The acknowledgement of everything.

@@ -73,7 +73,9 @@ impl Timers {
 
     /// The earliest of them: all that the engine needs to know.
     pub(crate) fn next(&self) -> Option<(Timer, Time)> {
-        let earliest = Timer::ALL.into_iter().min_by_key(|timer| self.0[*timer as usize])?;
+        let earliest = Timer::ALL
+            .into_iter()
+            .min_by_key(|timer| self.0[*timer as usize])?;
         let at = self.0[earliest as usize];
         (at != STOPPED).then_some((earliest, at))
     }
@@ -97,7 +99,10 @@ mod tests {
         timers.start(Timer::KeepAlive, Time::from_millis(9));
         timers.start(Timer::Retransmit, Time::from_millis(5));
         assert_eq!(timers.pop_due(Time::from_millis(4)), None);
-        assert_eq!(timers.pop_due(Time::from_millis(9)), Some(Timer::Retransmit));
+        assert_eq!(
+            timers.pop_due(Time::from_millis(9)),
+            Some(Timer::Retransmit)
+        );
         assert_eq!(timers.pop_due(Time::from_millis(9)), Some(Timer::KeepAlive));
         assert_eq!(timers.pop_due(Time::MAX), None);
     }

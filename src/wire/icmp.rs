@@ -347,7 +347,9 @@ pub(crate) fn report(packet: &Packet, ip: &IpHeader, report: Report, ttl: u8) ->
     };
     let room = most - ip::header_len(ip.src) - HEADER_LEN;
     let mut quote = Vec::with_capacity(room.min(ip.total_len));
-    packet.slices(0..room.min(ip.total_len)).for_each(|slice| quote.extend_from_slice(slice));
+    packet
+        .slices(0..room.min(ip.total_len))
+        .for_each(|slice| quote.extend_from_slice(slice));
     answer(ip, header, Payload::from_iter([Bytes::from(quote)]), ttl, 0)
 }
 

@@ -158,8 +158,8 @@ fn address_words(address: IpAddr) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Rng;
     use crate::checksum::sum;
+    use crate::testing::Rng;
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -260,9 +260,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::{
-        super::{
-            options::{SackBlocks, Timestamps},
-        },
+        super::options::{SackBlocks, Timestamps},
         *,
     };
 

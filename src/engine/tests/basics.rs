@@ -37,7 +37,10 @@ fn an_active_open_then_we_close_first_and_wait() {
     s.recv("F. 1:1(0) ack 2 win 500 <TS val 702 ecr 0>");
     s.sent(". 2:2(0) ack 2");
     let infos = s.engine.sockets(s.now);
-    assert_eq!(infos.iter().map(|info| info.state).collect::<Vec<_>>(), [State::TimeWait]);
+    assert_eq!(
+        infos.iter().map(|info| info.state).collect::<Vec<_>>(),
+        [State::TimeWait]
+    );
     s.wait_ms(60_001);
     assert!(s.engine.sockets(s.now).is_empty());
 }

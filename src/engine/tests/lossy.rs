@@ -16,19 +16,32 @@ fn a_perfect_path_carries_both_directions_at_once() {
     let mut pair = Pair::new(Config::default(), Impairment::new().delay(5 * MS), 1);
     transfer_both_ways(&mut pair, 3 << 20, 2 << 20, Duration::from_secs(60));
     for engine in &pair.engines {
-        assert_eq!(engine.counters().segments_retransmitted, 0, "{:?}", engine.counters());
+        assert_eq!(
+            engine.counters().segments_retransmitted,
+            0,
+            "{:?}",
+            engine.counters()
+        );
     }
 }
 
 #[test]
 fn one_percent_of_loss_costs_time_and_no_bytes() {
-    let mut pair = Pair::new(Config::default(), Impairment::new().delay(10 * MS).loss(0.01), 2);
+    let mut pair = Pair::new(
+        Config::default(),
+        Impairment::new().delay(10 * MS).loss(0.01),
+        2,
+    );
     transfer_both_ways(&mut pair, 4 << 20, 4 << 20, Duration::from_secs(120));
 }
 
 #[test]
 fn reordering_duplication_and_corruption_change_nothing() {
-    let path = Impairment::new().delay(5 * MS).reorder(0.05, 3 * MS).duplicate(0.05).corrupt(0.02);
+    let path = Impairment::new()
+        .delay(5 * MS)
+        .reorder(0.05, 3 * MS)
+        .duplicate(0.05)
+        .corrupt(0.02);
     let mut pair = Pair::new(Config::default(), path, 3);
     transfer_both_ways(&mut pair, 1 << 20, 1 << 20, Duration::from_secs(120));
 }
@@ -43,7 +56,10 @@ fn without_sack_timestamps_and_scaling_losses_are_repaired_too() {
 
 #[test]
 fn random_paths_deliver_every_byte_and_leave_nothing() {
-    let seeds = std::env::var("SYNACK_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    let seeds = std::env::var("SYNACK_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(150);
     for seed in 0..seeds {
         let mut rng = Rng::new(seed * 7919 + 1);
         let mut share = |max: f64| rng.below(1000) as f64 / 1000.0 * max;
@@ -55,11 +71,18 @@ fn random_paths_deliver_every_byte_and_leave_nothing() {
             .corrupt(share(0.03))
             .reorder(share(0.1), Duration::from_secs_f64(share(0.05)));
         if seed % 3 == 0 {
-            path = path.rate(1_000_000 + rng.below(100_000_000) as u64).queue(QueueLimit::Packets(5 + rng.below(100)));
+            path = path
+                .rate(1_000_000 + rng.below(100_000_000) as u64)
+                .queue(QueueLimit::Packets(5 + rng.below(100)));
         }
         let mut config = Config::default();
-        config.sack(seed % 5 != 0).timestamps(seed % 7 != 0).window_scaling(seed % 4 != 0);
-        config.recv_buffer(4096 + rng.below(200_000)).send_buffer(4096 + rng.below(200_000));
+        config
+            .sack(seed % 5 != 0)
+            .timestamps(seed % 7 != 0)
+            .window_scaling(seed % 4 != 0);
+        config
+            .recv_buffer(4096 + rng.below(200_000))
+            .send_buffer(4096 + rng.below(200_000));
         let mtu = [576, 1280, 1500, 9000, 65_535][rng.below(5)];
         let (up, down) = (rng.below(300_000), rng.below(300_000));
         println!("seed {seed}: mtu {mtu}, up {up}, down {down}, {path:?}");

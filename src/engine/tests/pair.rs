@@ -45,14 +45,19 @@ impl Pair {
             now,
             start: now,
             engines: [engine(1), engine(2)],
-            paths: [Path::new(impairment.clone(), seed), Path::new(impairment, seed + 1)],
+            paths: [
+                Path::new(impairment.clone(), seed),
+                Path::new(impairment, seed + 1),
+            ],
             out: VecDeque::new(),
             sent: [0; 2],
         }
     }
 
     pub(super) fn set_impairment(&mut self, impairment: Impairment) {
-        self.paths.iter_mut().for_each(|path| path.set_impairment(impairment.clone()));
+        self.paths
+            .iter_mut()
+            .for_each(|path| path.set_impairment(impairment.clone()));
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -89,9 +94,13 @@ impl Pair {
         self.settle();
         let deadlines = self.engines.iter_mut().map(Engine::next_deadline);
         let arrivals = self.paths.iter().map(Path::next_deadline);
-        let Some(next) = deadlines.chain(arrivals).flatten().min() else { return false };
+        let Some(next) = deadlines.chain(arrivals).flatten().min() else {
+            return false;
+        };
         self.now = self.now.max(next);
-        self.engines.iter_mut().for_each(|engine| engine.on_timeout(self.now));
+        self.engines
+            .iter_mut()
+            .for_each(|engine| engine.on_timeout(self.now));
         self.settle();
         true
     }
@@ -113,7 +122,11 @@ impl Pair {
     }
 
     /// Runs until `done`, for at most `limit` of virtual time.
-    pub(super) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+    pub(super) fn run_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
         let end = self.now + limit;
         self.settle();
         while !done(self) {
@@ -127,7 +140,9 @@ impl Pair {
     /// A connection from engine 1 to engine 0: the ids of both ends.
     pub(super) fn connect(&mut self) -> (ConnId, ConnId) {
         let listener = self.engines[0].listen(SERVER.parse().unwrap(), 16).unwrap();
-        let client = self.engines[1].connect(SERVER.parse().unwrap(), self.now).unwrap();
+        let client = self.engines[1]
+            .connect(SERVER.parse().unwrap(), self.now)
+            .unwrap();
         let mut accepted = None;
         let connected = self.run_until(Duration::from_secs(300), |pair| {
             accepted = accepted.or_else(|| pair.engines[0].accept(listener));
@@ -140,7 +155,9 @@ impl Pair {
 
 /// A stream of bytes that can be checked anywhere.
 pub(super) fn pattern(offset: usize, len: usize) -> Vec<u8> {
-    (offset..offset + len).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect()
+    (offset..offset + len)
+        .map(|i| (i.wrapping_mul(0x9e37_79b1) >> 13) as u8)
+        .collect()
 }
 
 /// Writes and reads on one connection in one direction as far as it goes.
@@ -153,7 +170,13 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn pump(&mut self, pair: &mut Pair, from: (usize, ConnId), to: (usize, ConnId), total: usize) {
+    pub(super) fn pump(
+        &mut self,
+        pair: &mut Pair,
+        from: (usize, ConnId),
+        to: (usize, ConnId),
+        total: usize,
+    ) {
         let now = pair.now;
         while self.written < total {
             let chunk = pattern(self.written, (total - self.written).min(16 << 10));
@@ -210,7 +233,11 @@ pub(super) fn transfer_both_ways(pair: &mut Pair, up: usize, down: usize, limit:
     pair.engines[1].close(client, now);
     pair.run_for(Duration::from_secs(300));
     for engine in &pair.engines {
-        let left: Vec<_> = engine.sockets(pair.now).into_iter().filter(|s| s.state != State::Listen).collect();
+        let left: Vec<_> = engine
+            .sockets(pair.now)
+            .into_iter()
+            .filter(|s| s.state != State::Listen)
+            .collect();
         assert!(left.is_empty(), "left: {left:#?}");
     }
 }

@@ -67,7 +67,10 @@ impl Script {
     pub(super) fn with_mtu(mut config: Config, mtu: usize) -> Self {
         let now = Instant::now();
         config.seed(1);
-        let nets = ["192.168.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()];
+        let nets = [
+            "192.168.0.1/16".parse().unwrap(),
+            "fd00::1/64".parse().unwrap(),
+        ];
         Self {
             engine: Engine::new(config, &nets, mtu, now),
             now,
@@ -100,7 +103,11 @@ impl Script {
         let mut script = Self::listening(config, 16);
         script.recv(&format!("S 0:0(0) win {window} <{options}>"));
         script.sent("S. 0:0(0) ack 1");
-        let ts = if options.contains("TS") { " <TS val 100 ecr 0>" } else { "" };
+        let ts = if options.contains("TS") {
+            " <TS val 100 ecr 0>"
+        } else {
+            ""
+        };
         script.recv(&format!(". 1:1(0) ack 1 win {window}{ts}"));
         script.silence();
         script.accept();
@@ -109,7 +116,10 @@ impl Script {
 
     pub(super) fn accept(&mut self) -> ConnId {
         let listener = self.listener.expect("the script listens");
-        let (id, _) = self.engine.accept(listener).expect("a connection is in the accept queue");
+        let (id, _) = self
+            .engine
+            .accept(listener)
+            .expect("a connection is in the accept queue");
         self.id = Some(id);
         id
     }
@@ -205,7 +215,11 @@ impl Script {
         }
         options.sack = blocks;
         if let Some(ts) = &mut options.timestamps {
-            ts.ecr = if ts.ecr == 0 { 0 } else { ts.ecr.wrapping_add(self.ts_base.unwrap_or(0)) };
+            ts.ecr = if ts.ecr == 0 {
+                0
+            } else {
+                ts.ecr.wrapping_add(self.ts_base.unwrap_or(0))
+            };
         }
         let header = TcpHeader {
             src_port: self.peer.port(),
@@ -217,7 +231,14 @@ impl Script {
             options,
             ..TcpHeader::default()
         };
-        let ip = IpEmit { src: self.peer.ip(), dst: self.local.ip(), protocol: 6, ttl: 64, tos: 0, payload_len: 0 };
+        let ip = IpEmit {
+            src: self.peer.ip(),
+            dst: self.local.ip(),
+            protocol: 6,
+            ttl: 64,
+            tos: 0,
+            payload_len: 0,
+        };
         let mut body = Payload::new();
         if !payload.is_empty() {
             body.push(Bytes::from(payload));
@@ -230,7 +251,9 @@ impl Script {
     /// Expects the next segment to be this one, and returns it.
     #[track_caller]
     pub(super) fn sent(&mut self, text: &str) -> Sent {
-        let sent = self.next().unwrap_or_else(|| panic!("at {:?}: nothing was sent, expected {text}", self.elapsed()));
+        let sent = self.next().unwrap_or_else(|| {
+            panic!("at {:?}: nothing was sent, expected {text}", self.elapsed())
+        });
         let expected = Parsed::new(text);
         let got = Parsed::new(&sent.text);
         let options = |parsed: &Parsed| parsed.options.map(|options| format!("{options:?}"));
@@ -239,7 +262,12 @@ impl Script {
             && expected.ack.is_none_or(|ack| got.ack == Some(ack))
             && expected.wnd.is_none_or(|wnd| got.wnd == Some(wnd))
             && (expected.options.is_none() || options(&got) == options(&expected));
-        assert!(ok, "at {:?}: sent     {}\n expected {text}", self.elapsed(), sent.text);
+        assert!(
+            ok,
+            "at {:?}: sent     {}\n expected {text}",
+            self.elapsed(),
+            sent.text
+        );
         sent
     }
 
@@ -250,7 +278,9 @@ impl Script {
         let ip = ip::parse(packet.first(), packet.len()).expect("what we send is well-formed");
         let header = TcpHeader::of(&packet, &ip).expect("what we send is well-formed");
         let (meta, total) = (packet.meta, ip.total_len);
-        let payload: Vec<u8> = packet.into_payload(ip.header_len + header.header_len, total).concat();
+        let payload: Vec<u8> = packet
+            .into_payload(ip.header_len + header.header_len, total)
+            .concat();
         if header.flags.has(Flags::SYN) {
             self.iss = Some(header.seq);
         }
@@ -259,14 +289,25 @@ impl Script {
             self.ts_base.get_or_insert(ts.val.wrapping_sub(millis));
         }
         let text = self.describe(&header, payload.len());
-        Some(Sent { text, header, payload, gso_size: meta.gso_size, tos: ip.tos, ttl: ip.ttl })
+        Some(Sent {
+            text,
+            header,
+            payload,
+            gso_size: meta.gso_size,
+            tos: ip.tos,
+            ttl: ip.ttl,
+        })
     }
 
     /// Expects nothing more to have been sent.
     #[track_caller]
     pub(super) fn silence(&mut self) {
         if let Some(sent) = self.next() {
-            panic!("at {:?}: sent {}, expected nothing", self.elapsed(), sent.text);
+            panic!(
+                "at {:?}: sent {}, expected nothing",
+                self.elapsed(),
+                sent.text
+            );
         }
     }
 
@@ -286,7 +327,11 @@ impl Script {
             (Flags::URG, 'U'),
             (Flags::ACK, '.'),
         ];
-        let mut text: String = letters.iter().filter(|(flag, _)| header.flags.has(*flag)).map(|(_, c)| c).collect();
+        let mut text: String = letters
+            .iter()
+            .filter(|(flag, _)| header.flags.has(*flag))
+            .map(|(_, c)| c)
+            .collect();
         let seq = header.seq.since(self.iss.unwrap_or_default());
         text += &format!(" {seq}:{}({len})", seq.wrapping_add(len as u32));
         if let Some(ack) = header.ack {
@@ -295,7 +340,9 @@ impl Script {
         text += &format!(" win {} <", header.wnd);
         let mut options = Vec::new();
         let own = &header.options;
-        own.mss.iter().for_each(|mss| options.push(format!("mss {mss}")));
+        own.mss
+            .iter()
+            .for_each(|mss| options.push(format!("mss {mss}")));
         if own.sack_permitted {
             options.push("sackOK".into());
         }
@@ -303,10 +350,16 @@ impl Script {
             let val = ts.val.wrapping_sub(self.ts_base.unwrap_or(0));
             options.push(format!("TS val {val} ecr {}", ts.ecr));
         }
-        own.window_scale.iter().for_each(|shift| options.push(format!("wscale {shift}")));
+        own.window_scale
+            .iter()
+            .for_each(|shift| options.push(format!("wscale {shift}")));
         if !own.sack.is_empty() {
             let relative = |seq: SeqNum| seq.since(SeqNum::new(self.peer_isn));
-            let blocks: Vec<_> = own.sack.iter().map(|(l, r)| format!("{}:{}", relative(*l), relative(*r))).collect();
+            let blocks: Vec<_> = own
+                .sack
+                .iter()
+                .map(|(l, r)| format!("{}:{}", relative(*l), relative(*r)))
+                .collect();
             options.push(format!("sack {}", blocks.join(" ")));
         }
         text + &options.join(",") + ">"
@@ -316,7 +369,10 @@ impl Script {
 
     /// Writes `len` bytes of [`pattern`] from `offset` on.
     pub(super) fn write(&mut self, offset: usize, len: usize) -> usize {
-        let written = self.engine.write(self.id(), &pattern(offset, len), self.now).unwrap();
+        let written = self
+            .engine
+            .write(self.id(), &pattern(offset, len), self.now)
+            .unwrap();
         self.collect();
         written
     }
@@ -358,27 +414,38 @@ impl Parsed {
             None => (text, None),
         };
         let mut words = fixed.split_whitespace();
-        let flags = words.next().expect("flags").chars().fold(Flags::NONE, |flags, c| {
-            flags
-                | match c {
-                    'S' => Flags::SYN,
-                    'F' => Flags::FIN,
-                    'R' => Flags::RST,
-                    'P' => Flags::PSH,
-                    'E' => Flags::ECE,
-                    'W' => Flags::CWR,
-                    'U' => Flags::URG,
-                    '.' => Flags::ACK,
-                    '-' => Flags::NONE,
-                    _ => panic!("no flag {c} in {text}"),
-                }
-        });
+        let flags = words
+            .next()
+            .expect("flags")
+            .chars()
+            .fold(Flags::NONE, |flags, c| {
+                flags
+                    | match c {
+                        'S' => Flags::SYN,
+                        'F' => Flags::FIN,
+                        'R' => Flags::RST,
+                        'P' => Flags::PSH,
+                        'E' => Flags::ECE,
+                        'W' => Flags::CWR,
+                        'U' => Flags::URG,
+                        '.' => Flags::ACK,
+                        '-' => Flags::NONE,
+                        _ => panic!("no flag {c} in {text}"),
+                    }
+            });
         let numbers = words.next().expect("sequence numbers");
         let (seq, rest) = numbers.split_once(':').expect("a range");
-        let len = rest.split_once('(').expect("a length").1.trim_end_matches(')');
+        let len = rest
+            .split_once('(')
+            .expect("a length")
+            .1
+            .trim_end_matches(')');
         let mut value = |name: &str| {
             let mut words = fixed.split_whitespace().skip_while(|word| *word != name);
-            words.next().and_then(|_| words.next()).map(|word| word.parse::<i64>().expect("a number") as u32)
+            words
+                .next()
+                .and_then(|_| words.next())
+                .map(|word| word.parse::<i64>().expect("a number") as u32)
         };
         Self {
             flags,
@@ -393,7 +460,11 @@ impl Parsed {
 
 fn parse_options(text: &str) -> TcpOptions {
     let mut options = TcpOptions::default();
-    for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+    for option in text
+        .split(',')
+        .map(str::trim)
+        .filter(|option| !option.is_empty())
+    {
         let words: Vec<&str> = option.split_whitespace().collect();
         let number = |at: usize| words[at].parse::<u32>().expect("a number");
         match words[0] {
@@ -401,11 +472,17 @@ fn parse_options(text: &str) -> TcpOptions {
             "wscale" => options.window_scale = Some(number(1) as u8),
             "sackOK" => options.sack_permitted = true,
             "nop" | "eol" => {}
-            "TS" => options.timestamps = Some(Timestamps { val: number(2), ecr: number(4) }),
+            "TS" => {
+                options.timestamps = Some(Timestamps {
+                    val: number(2),
+                    ecr: number(4),
+                })
+            }
             "sack" => {
                 for block in &words[1..] {
                     let (left, right) = block.split_once(':').expect("a block");
-                    let number = |text: &str| SeqNum::new(text.parse::<i64>().expect("a number") as u32);
+                    let number =
+                        |text: &str| SeqNum::new(text.parse::<i64>().expect("a number") as u32);
                     options.sack.push(number(left), number(right));
                 }
             }
