@@ -97,6 +97,9 @@ pub struct Config {
     pub(crate) half_open_max: usize,
     pub(crate) time_wait_max: usize,
     pub(crate) orphans_max: usize,
+    pub(crate) incoming_max: usize,
+    pub(crate) incoming_per_source_max: usize,
+    pub(crate) incoming_timeout: Duration,
     pub(crate) initial_window: u32,
     pub(crate) rto_min: Duration,
     pub(crate) rto_max: Duration,
@@ -129,6 +132,9 @@ impl Default for Config {
             half_open_max: 4096,
             time_wait_max: 28_672,
             orphans_max: 4096,
+            incoming_max: 4096,
+            incoming_per_source_max: 4096,
+            incoming_timeout: Duration::from_secs(30),
             initial_window: 10,
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(120),
@@ -192,6 +198,15 @@ setters! {
     /// Connections without an owner that still send what is left: 4,096, 0 to 2^24. Linux:
     /// `tcp_max_orphans`.
     orphans_max: usize = |count| count.min(1 << 24);
+    /// Connections to any address that may wait for a decision: 4,096, 1 to 2^20. A SYN beyond is
+    /// dropped, and comes again.
+    incoming_max: usize = |count| count.clamp(1, 1 << 20);
+    /// The same for one source address: 4,096, 1 to 2^20. Less where peers have addresses of their
+    /// own, so that none can take all places.
+    incoming_per_source_max: usize = |count| count.clamp(1, 1 << 20);
+    /// Time to decide about a connection to any address: 30 s, 1 s to 1 h. Then it is forgotten
+    /// without a word, and the peer's next SYN begins anew.
+    incoming_timeout: Duration = |time| time.clamp(Duration::from_secs(1), Duration::from_secs(3600));
     /// Segments that may be sent before the first acknowledgement (RFC 6928): 10, 1 to 64.
     initial_window: u32 = |segments| segments.clamp(1, 64);
     /// Least retransmission timeout: 200 ms, 1 ms to 60 s. RFC 6298 §2.4 asks for 1 s; Linux uses

@@ -32,6 +32,18 @@ pub enum Failure {
     NoMemory,
 }
 
+/// What a peer is told by ICMP in place of a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unreachable {
+    /// There is no way to the host.
+    Host,
+    /// Nobody is at the port.
+    Port,
+    /// Somebody does not want it to be.
+    AdminProhibited,
+}
+
 impl Failure {
     /// The failure with this number, if there is one.
     pub(crate) const fn from_raw(raw: u8) -> Option<Self> {

@@ -18,4 +18,9 @@ mod testing;
 mod time;
 mod wire;
 
-pub use crate::{config::Config, error::Failure, net::Stack, time::Time};
+pub use crate::{
+    config::Config,
+    error::{Failure, Unreachable},
+    net::Stack,
+    time::Time,
+};

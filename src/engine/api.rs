@@ -86,7 +86,7 @@ impl Engine {
             Some(Slot::Opening(opening)) => Ok(&opening.link),
             Some(Slot::Open(connection)) => Ok(&connection.link),
             Some(Slot::Done(link)) => Ok(link),
-            Some(Slot::Listener(_)) | None => Err(no_such_id()),
+            Some(Slot::Listener(_) | Slot::Undecided(_)) | None => Err(no_such_id()),
         }
     }
 
@@ -102,6 +102,7 @@ impl Engine {
             Slot::Listener(_) => Some(State::Listen),
             Slot::Opening(opening) => Some(opening.state()),
             Slot::Open(connection) => Some(connection.state),
+            Slot::Undecided(_) => Some(State::SynReceived),
             Slot::Done(_) => Some(State::Closed),
         }
     }

@@ -29,6 +29,8 @@ impl Engine {
         match command {
             Command::Connect { link, bound, peer } => drop(self.open(link, bound, peer, now)),
             Command::Listen(link) => drop(self.listen_on(link)),
+            Command::Incoming(decider) => self.set_decider(decider),
+            Command::Decide(id, decision) => self.decide(id, decision, now),
             // Whoever asked may have gone; then nobody misses the answer.
             Command::Sockets(reply) => drop(reply.send(self.socket_infos(now))),
             Command::Counters(reply) => drop(reply.send(self.counters.clone())),
@@ -75,6 +77,7 @@ impl Engine {
                     drop(self.remove_slot(index));
                 }
             }
+            Slot::Undecided(_) => {}
             Slot::Done(link) => {
                 link.button.answer();
                 if link.closed_by_owner().is_some() {
@@ -297,6 +300,7 @@ impl Engine {
                 drop(self.remove_slot(index));
             }
             Slot::Listener(_) => self.close_listener(index, Failure::Aborted, now),
+            Slot::Undecided(_) => drop(self.remove_slot(index)),
             Slot::Done(_) => {}
         }
     }
@@ -337,9 +341,9 @@ impl Engine {
                     connection.abort(Failure::StackClosed, &mut context!(self, now))
                 }
                 Slot::Opening(opening) => opening.link.fail(Failure::StackClosed, &mut self.wakes),
-                Slot::Listener(_) | Slot::Done(_) => {}
+                Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {}
             }
-            if matches!(entry.slot, Slot::Opening(_)) {
+            if matches!(entry.slot, Slot::Opening(_) | Slot::Undecided(_)) {
                 drop(self.remove_slot(id.index()));
             } else {
                 self.settle(id.index());
@@ -356,26 +360,20 @@ impl Engine {
                 Slot::Listener(listener) => Some(listener_info(listener)),
                 Slot::Opening(opening) => Some(opening.socket_info(now)),
                 Slot::Open(connection) => Some(connection.socket_info(now)),
+                Slot::Undecided(undecided) => {
+                    let timer = (TimerKind::Limit, undecided.deadline.since(now));
+                    Some(small_info(&entry.tuple, State::SynReceived, timer))
+                }
                 Slot::Done(_) => None,
             })
             .collect();
-        let small = |tuple: &FourTuple, state, timer| SocketInfo {
-            state,
-            local: tuple.local(),
-            peer: Some(tuple.peer()),
-            recv_queue: 0,
-            send_queue: 0,
-            half_open: 0,
-            timer: Some(timer),
-            owned: false,
-        };
         infos.extend(self.half_open.iter().map(|(entry, pending)| {
             let timer = (TimerKind::Retransmit, self.half_open.due(entry).since(now));
-            small(&pending.tuple, State::SynReceived, timer)
+            small_info(&pending.tuple, State::SynReceived, timer)
         }));
         infos.extend(self.time_wait.iter().map(|(record, waiting)| {
             let timer = (TimerKind::TimeWait, self.time_wait.due(record).since(now));
-            small(&waiting.tuple, State::TimeWait, timer)
+            small_info(&waiting.tuple, State::TimeWait, timer)
         }));
         infos
     }
@@ -388,8 +386,22 @@ impl Engine {
             .slot
         {
             Slot::Open(connection) => Some(connection.tcp_info()),
-            Slot::Opening(_) | Slot::Listener(_) | Slot::Done(_) => None,
+            Slot::Opening(_) | Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => None,
         }
+    }
+}
+
+/// Of what is less than a connection.
+fn small_info(tuple: &FourTuple, state: State, timer: (TimerKind, Duration)) -> SocketInfo {
+    SocketInfo {
+        state,
+        local: tuple.local(),
+        peer: Some(tuple.peer()),
+        recv_queue: 0,
+        send_queue: 0,
+        half_open: 0,
+        timer: Some(timer),
+        owned: false,
     }
 }
 

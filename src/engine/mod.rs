@@ -53,6 +53,7 @@ mod demux;
 mod ephemeral;
 mod fifo;
 mod icmp;
+mod incoming;
 mod isn;
 mod limiter;
 mod listener;
@@ -80,6 +81,7 @@ use crate::{
         demux::{Demux, FourTuple, Target},
         ephemeral::EphemeralPorts,
         fifo::Fifo,
+        incoming::Incoming,
         isn::SecretKeys,
         limiter::Limiter,
         listener::{Listeners, Pending},
@@ -138,6 +140,7 @@ pub struct Engine {
     wakes: Wakes,
     counters: Counters,
     orphans: usize,
+    incoming: Incoming,
     /// SYN cookies are valid until then.
     cookies_until: Time,
     /// Shutting down: what is left then is reset.
@@ -175,6 +178,7 @@ impl Engine {
             wakes: Wakes::new(),
             counters: Counters::default(),
             orphans: 0,
+            incoming: Incoming::default(),
             cookies_until: Time::ZERO,
             abort_at: None,
             aborted: false,
@@ -319,10 +323,11 @@ impl Engine {
                     }
                     Slot::Opening(opening) => opening.link.fail(failure, &mut self.wakes),
                     Slot::Open(connection) => connection.link.fail(failure, &mut self.wakes),
-                    Slot::Done(_) => {}
+                    Slot::Undecided(_) | Slot::Done(_) => {}
                 }
             }
         }
+        self.incoming.dismiss();
         self.ready.clear();
         self.answers.clear();
         self.looped.clear();
@@ -368,7 +373,7 @@ impl Engine {
         let entry = self.slots.get_mut(index)?;
         let tuple = entry.tuple;
         match &mut entry.slot {
-            Slot::Listener(_) | Slot::Done(_) => entry.ready = false,
+            Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => entry.ready = false,
             Slot::Opening(opening) => {
                 entry.ready = false;
                 let (deadline, options) = (opening.deadline, opening.options);
@@ -489,6 +494,7 @@ impl Engine {
             Slot::Open(connection) => {
                 self.forget_connection(index, &entry.tuple, connection.is_orphan())
             }
+            Slot::Undecided(_) => self.forget_undecided(index, &entry.tuple),
             Slot::Done(_) => {}
         }
         Some(entry)

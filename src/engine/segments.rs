@@ -32,13 +32,19 @@ impl Engine {
         // Our own address never comes in from outside (threat: LAND), and loopback neither.
         if ip::is_martian_source(ip.src) || self.is_ours(ip.src) {
             self.counters.drop_martian += 1;
-        } else if !self.is_ours(ip.dst) || !ip::is_unicast_destination(ip.dst) {
+        } else if !self.takes(&ip) {
             self.counters.drop_not_ours += 1;
         } else if ip.fragment.is_some() {
             self.counters.drop_fragment += 1;
         } else {
             self.on_transport(packet, &ip, now);
         }
+    }
+
+    /// Whether a packet is for us: for one of our addresses, or TCP to any of which we end all.
+    fn takes(&self, ip: &IpHeader) -> bool {
+        let any = self.incoming.any_destination && ip.protocol == protocol::TCP;
+        ip::is_unicast_destination(ip.dst) && (any || self.is_ours(ip.dst))
     }
 
     /// A packet that we sent to ourselves.
@@ -107,6 +113,7 @@ impl Engine {
             None if seg.header.flags.has(Flags::RST) => self.counters.drop_no_socket += 1,
             None => match self.listener_for(&tuple) {
                 Some(listener) => self.in_listen(listener, tuple, seg, now),
+                None if self.offer(tuple, &seg, now) => {}
                 None => {
                     self.counters.drop_no_socket += 1;
                     self.reset(&tuple, &seg, now);
@@ -129,6 +136,7 @@ impl Engine {
                 let progress = opening.on_segment(&seg, &mut context!(self, now));
                 self.progress(index, progress, Some(seg), now);
             }
+            Slot::Undecided(_) => self.in_undecided(index, &seg),
             Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
@@ -156,12 +164,14 @@ impl Engine {
             Progress::Failed => drop(self.remove_slot(index)),
             Progress::Established(connection) => {
                 let link = std::sync::Arc::clone(&connection.link);
+                let passive = matches!(&entry.slot, Slot::Opening(opening) if opening.passive);
                 entry.slot = Slot::Open(connection);
                 self.deadlines.set(index, None);
-                link.set_connected(tuple.local(), false, &mut self.wakes);
+                link.set_connected(tuple.local(), passive, &mut self.wakes);
                 tracing::debug!(?tuple, "connected");
-                // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3).
-                if let Some(seg) = seg.filter(|seg| seg.len > 0 || seg.header.flags.has(Flags::FIN))
+                // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3), and on the last ACK.
+                if let Some(seg) =
+                    seg.filter(|seg| passive || seg.len > 0 || seg.header.flags.has(Flags::FIN))
                 {
                     let syn = u32::from(seg.header.flags.has(Flags::SYN));
                     let flags = seg.header.flags.without(Flags::SYN);
@@ -190,7 +200,11 @@ impl Engine {
                 let progress = opening.on_timeout(&mut context!(self, now));
                 self.progress(index, progress, None, now);
             }
-            Slot::Listener(_) | Slot::Done(_) => {}
+            Slot::Undecided(undecided) if undecided.deadline <= now => {
+                self.counters.timed_out += 1;
+                drop(self.remove_slot(index));
+            }
+            Slot::Undecided(_) | Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
 

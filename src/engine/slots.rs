@@ -5,7 +5,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::{
-    engine::{demux::FourTuple, listener::Listener},
+    engine::{demux::FourTuple, incoming::Undecided, listener::Listener},
     link::{ConnId, PortGuard, StreamLink},
     tcp::{connection::Connection, handshake::Opening},
 };
@@ -16,6 +16,8 @@ pub(crate) enum Slot {
     Listener(Box<Listener>),
     Opening(Box<Opening>),
     Open(Box<Connection>),
+    /// Somebody is deciding about it.
+    Undecided(Box<Undecided>),
     /// Closed, or remembered in TIME-WAIT: its owner may still read what came, and has not let go.
     Done(Arc<StreamLink>),
 }

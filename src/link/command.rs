@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{ConnId, ListenerLink, PortGuard, StreamLink};
+use super::{Arrival, ConnId, Decision, ListenerLink, PortGuard, StreamLink};
 use crate::info::{Counters, SocketInfo, TcpInfo};
 
 /// A request, with the place for its answer.
@@ -21,6 +21,10 @@ pub(crate) enum Command {
     },
     /// Starts to take connections.
     Listen(Arc<ListenerLink>),
+    /// Asks to be asked about connections to any address.
+    Incoming(mpsc::UnboundedSender<Arrival>),
+    /// The answer about one of them.
+    Decide(ConnId, Decision),
     /// Asks for the netstat view.
     Sockets(oneshot::Sender<Vec<SocketInfo>>),
     /// Asks for the counters.

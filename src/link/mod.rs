@@ -12,6 +12,7 @@ mod backlog;
 mod blocks;
 mod command;
 mod doorbell;
+mod incoming;
 mod ports;
 mod recv_pipe;
 mod rope;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     backlog::{Accept, ListenerLink},
     command::Command,
     doorbell::{Button, Doorbell},
+    incoming::{Arrival, Decision},
     ports::{PortGuard, Ports},
     recv_pipe::{RecvLook, RecvPipe},
     rope::Rope,

@@ -9,6 +9,7 @@
 
 mod addr;
 mod ambient;
+mod incoming;
 mod listener;
 mod options;
 mod socket;
@@ -26,6 +27,7 @@ use tokio::task::coop;
 
 pub use self::{
     ambient::Entered,
+    incoming::{Incoming, IncomingStream},
     listener::TcpListener,
     socket::TcpSocket,
     stack::{Builder, Stack},

@@ -29,7 +29,7 @@ use crate::{
     reactor::{Reactor, Status},
 };
 
-use super::{TcpListener, TcpSocket, TcpStream, addr, options};
+use super::{IncomingStream, TcpListener, TcpSocket, TcpStream, addr, options};
 
 /// How long connections that nobody owns any more may take to send what is left, once the last
 /// handle of their stack is gone.
@@ -115,6 +115,35 @@ impl Stack {
             }
         }
         Err(addr::last_error(last))
+    }
+
+    /// Connections to any destination, address and port, to be decided upon one by one before the
+    /// peer gets an answer: the door for VPNs and proxies. Listeners go first.
+    ///
+    /// From now on the stack ends TCP for every unicast address. The latest stream gets them all;
+    /// when it is dropped, further ones are refused.
+    ///
+    /// ```no_run
+    /// # async fn example(stack: synack::Stack) -> std::io::Result<()> {
+    /// let mut incoming = stack.incoming()?;
+    /// while let Some(wanted) = incoming.next().await {
+    ///     tokio::spawn(async move {
+    ///         // Dial first: who cannot be reached is refused, as if there were no proxy.
+    ///         let Ok(mut upstream) = tokio::net::TcpStream::connect(wanted.local_addr()).await else {
+    ///             return wanted.reject();
+    ///         };
+    ///         if let Ok(mut stream) = wanted.accept().await {
+    ///             let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+    ///         }
+    ///     });
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The stack has ended.
+    pub fn incoming(&self) -> io::Result<IncomingStream> {
+        IncomingStream::new(self)
     }
 
     /// A new IPv4 socket of this stack.

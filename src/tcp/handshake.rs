@@ -289,6 +289,8 @@ pub(crate) struct Opening {
     /// The peer's SYN, if it crossed ours.
     crossed: Option<HalfOpen>,
     started_at: Time,
+    /// The peer opened, and we agreed.
+    pub(crate) passive: bool,
     /// SYNs sent again.
     retries: u8,
     pub(crate) deadline: Time,
@@ -338,11 +340,26 @@ impl Opening {
             },
             crossed: None,
             started_at: now,
+            passive: false,
             retries: 0,
             deadline: now + INITIAL_RTO,
             send: Some(Send::Syn),
             soft_error: None,
         }
+    }
+
+    /// Somebody has decided to take a connection whose SYN came a while ago.
+    pub(crate) fn accepting(
+        link: Arc<StreamLink>,
+        options: SocketOptions,
+        half: HalfOpen,
+        path: Path,
+        now: Time,
+    ) -> Self {
+        let mut opening = Self::new(link, options, half.iss, half.ts_offset, path, now);
+        opening.crossed = Some(half);
+        opening.passive = true;
+        opening
     }
 
     pub(crate) fn state(&self) -> State {
@@ -483,12 +500,19 @@ impl Opening {
                 let from = crossed.established(&self.options, self.path, cx);
                 let mut connection =
                     Connection::new(Arc::clone(&self.link), self.options, &from, cx);
-                connection.acknowledge();
+                if !self.passive {
+                    connection.acknowledge();
+                }
                 return Progress::Established(Box::new(connection));
             }
             Reaction::Forget => {
                 cx.counters.resets_received += 1;
-                self.link.fail(Failure::Refused, cx.wakes);
+                let failure = if self.passive {
+                    Failure::Reset
+                } else {
+                    Failure::Refused
+                };
+                self.link.fail(failure, cx.wakes);
                 return Progress::Failed;
             }
             Reaction::Reset => Progress::Reset,
@@ -512,7 +536,12 @@ impl Opening {
             .options
             .user_timeout
             .is_some_and(|limit| cx.now.since(self.started_at) >= limit);
-        if self.retries >= cx.config.syn_retries || user_limit {
+        let limit = if self.passive {
+            cx.config.syn_ack_retries
+        } else {
+            cx.config.syn_retries
+        };
+        if self.retries >= limit || user_limit {
             cx.counters.timed_out += 1;
             self.link
                 .fail(self.soft_error.unwrap_or(Failure::TimedOut), cx.wakes);

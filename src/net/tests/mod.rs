@@ -1,4 +1,5 @@
 mod faults;
+mod incoming;
 mod kernel_answers;
 mod surface;
 mod threads;
