@@ -123,7 +123,9 @@ impl Connection {
         let Some(start) = self.rcv.position(seq) else {
             return;
         };
-        self.rcv.dsack = Some((start, (start + u64::from(len)).min(self.rcv.nxt)));
+        let end = (start + u64::from(len)).min(self.rcv.nxt);
+        self.rcv.report_duplicate(start, end);
+        self.rcv.on_duplicate();
     }
 
     /// Second: a reset must hit RCV.NXT exactly, to blunt blind attacks (RFC 5961 §3.2).
@@ -304,10 +306,10 @@ impl Connection {
             .assembler
             .insert(start, &payload, &Limits::default());
         if let Some(duplicate) = inserted.duplicate.filter(|_| self.agreed.sack) {
-            self.rcv.dsack = Some((duplicate.start, duplicate.end));
+            self.rcv.report_duplicate(duplicate.start, duplicate.end);
         }
         cx.counters.drop_out_of_order += u64::from(inserted.dropped > 0);
-        self.rcv.ack.now = true;
+        self.rcv.on_duplicate();
     }
 
     /// The peer's FIN, when every byte before it has arrived.

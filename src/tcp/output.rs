@@ -11,6 +11,7 @@ use crate::{
         recovery::{Mode, Probe},
         timers::Timer,
     },
+    time::Time,
     wire::{
         options::{SackBlocks, TcpOptions},
         tcp::{Flags, TcpHeader},
@@ -25,6 +26,9 @@ const SLICES_MAX: usize = 16;
 
 /// A pause after which what comes is not an answer any more (Linux: `TCP_ATO_MIN`).
 const ANSWER_WITHIN: Duration = Duration::from_millis(40);
+
+/// Segments sent within this time are one burst.
+const BURST_WITHIN: Duration = Duration::from_millis(1);
 
 /// A range of the stream to send.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +79,7 @@ impl Connection {
             return 0;
         }
         let max = if self.agreed.timestamps { 3 } else { 4 };
-        (usize::from(self.rcv.dsack.is_some()) + self.rcv.assembler.range_count()).min(max)
+        (usize::from(!self.rcv.dsack.is_empty()) + self.rcv.assembler.range_count()).min(max)
     }
 
     /// What congestion control lets out now, in bytes.
@@ -202,7 +206,7 @@ impl Connection {
         self.restart_after_idle(cx);
         let mss = self.current_mss();
         let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
-        let Some(len) = self.sendable(unsent, window, mss) else {
+        let Some(len) = self.sendable(unsent, window, mss, cx.now) else {
             self.watch_window(unsent, window, cx);
             return None;
         };
@@ -229,7 +233,7 @@ impl Connection {
     }
 
     /// How many bytes of new data may go out now: zero for a FIN alone, `None` for nothing.
-    fn sendable(&mut self, unsent: u64, window: u64, mss: u64) -> Option<u64> {
+    fn sendable(&mut self, unsent: u64, window: u64, mss: u64, now: Time) -> Option<u64> {
         let allowance = self.allowance();
         let alone = self.recovery.in_flight() == 0;
         if unsent == 0 {
@@ -237,7 +241,8 @@ impl Connection {
         }
         let cwnd = if alone { allowance.max(mss) } else { allowance };
         // One segment may be larger, where the MTU is.
-        let limit = window.min(cwnd).min(SUPER_SEGMENT_MAX.max(mss));
+        let burst = self.burst_limit(mss);
+        let limit = window.min(cwnd).min(burst);
         let cwnd_limited = cwnd < unsent.min(window);
         if cwnd_limited {
             self.cwnd_limited_until = self.snd.nxt.max(self.snd.una + 1);
@@ -252,17 +257,32 @@ impl Connection {
             let worth = window <= cwnd && limit > 0 && limit >= u64::from(self.snd.max_wnd) / 2;
             return worth.then_some(limit);
         }
-        (!self.waits_for_more(whole, window, cwnd_limited)).then_some(whole)
+        let waits = cwnd_limited && whole < burst && self.waits_for_more(whole, window, now);
+        (!waits).then_some(whole)
+    }
+
+    /// The largest super-segment for this path (Linux: `tcp_tso_autosize`): what goes out in a
+    /// millisecond at the current rate, so that no burst fills a short queue; and more where the
+    /// round trip is so short that the peer is next door.
+    fn burst_limit(&self, mss: u64) -> u64 {
+        let max = SUPER_SEGMENT_MAX.max(mss);
+        let Some(srtt) = self.rtt.srtt() else { return max };
+        let cwnd = u64::from(self.cc.window());
+        // In slow start the window doubles in a round trip.
+        let window = if cwnd < u64::from(self.cc.ssthresh()) / 2 { 2 * cwnd } else { cwnd + cwnd / 5 };
+        let rate = window.saturating_mul(1000) / (srtt.as_micros() as u64).max(1);
+        let near = self.rtt.min_rtt().map_or(0, |rtt| SUPER_SEGMENT_MAX >> (rtt.as_micros() / 512).min(63));
+        let burst = rate.saturating_add(near).max(2 * mss).min(max);
+        burst / mss * mss
     }
 
     /// More acknowledgements are on their way: a larger segment a little later costs both ends
-    /// less (Linux: `tcp_tso_should_defer`).
-    fn waits_for_more(&self, len: u64, window: u64, cwnd_limited: bool) -> bool {
+    /// less (Linux: `tcp_tso_should_defer`). Only right after another: who is idle sends at once.
+    fn waits_for_more(&self, len: u64, window: u64, now: Time) -> bool {
         let total = u64::from(self.cc.window()).min(window + self.recovery.in_flight());
-        cwnd_limited
-            && self.recovery.is_open()
+        self.recovery.is_open()
             && self.recovery.in_flight() > 0
-            && len < SUPER_SEGMENT_MAX / 2
+            && now.since(self.data_sent_at) < BURST_WITHIN
             && len < total / 3
     }
 
@@ -436,10 +456,10 @@ impl Connection {
         if max == 0 {
             return blocks;
         }
-        if let Some(duplicate) = self.rcv.dsack {
+        if let Some(&duplicate) = self.rcv.dsack.first() {
             push(duplicate);
         }
-        let held = max - usize::from(self.rcv.dsack.is_some());
+        let held = max - usize::from(!self.rcv.dsack.is_empty());
         let ranges = self.rcv.assembler.sack_blocks(held);
         for range in &ranges {
             push((range.start, range.end));

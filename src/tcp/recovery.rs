@@ -296,6 +296,8 @@ impl Recovery {
 
     /// A D-SACK came: we retransmitted too early, so wait longer (once in a round trip).
     pub(crate) fn widen_reordering_window(&mut self, una: u64, nxt: u64) {
+        // What was sent again arrived the first time: late, not lost.
+        self.rack.reordering_seen = true;
         if una >= self.rack.round_end {
             self.rack.widened = self.rack.widened.saturating_add(1);
             self.rack.persist = REO_WND_PERSIST;

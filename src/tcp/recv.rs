@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::{
     seq::SeqNum,
     tcp::{assembler::Assembler, send::nearest},
@@ -10,6 +12,9 @@ use crate::{
 
 /// Segments acknowledged at once when a connection starts (Linux: `TCP_MAX_QUICKACKS`).
 const QUICK_ACKS: u8 = 16;
+
+/// Acknowledgements for duplicates that may be due at one time.
+const DUPLICATES_MAX: u8 = 64;
 
 /// The receiving half of a connection. Positions count like those of
 /// [`Send`](crate::tcp::send::Send).
@@ -29,8 +34,8 @@ pub(crate) struct Recv {
     pub(crate) ack: AckState,
     /// The largest segment received: what "full-sized" means (Linux: `rcv_mss`).
     pub(crate) mss: u16,
-    /// A block to report as received twice (RFC 2883).
-    pub(crate) dsack: Option<(u64, u64)>,
+    /// Blocks to report as received twice, one with each acknowledgement (RFC 2883).
+    pub(crate) dsack: SmallVec<[(u64, u64); 1]>,
     pub(crate) tuning: Tuning,
 }
 
@@ -39,6 +44,9 @@ pub(crate) struct Recv {
 pub(crate) struct AckState {
     /// An acknowledgement is to go out now.
     pub(crate) now: bool,
+    /// Acknowledgements due for segments that came out of order or twice. Senders count them, and
+    /// each can report one block (RFC 5681 §4.2), so they are not merged into one.
+    pub(crate) duplicates: u8,
     /// Bytes received and not acknowledged.
     pub(crate) pending: u32,
     /// Segments that are still acknowledged at once.
@@ -73,6 +81,7 @@ impl Recv {
             fin: None,
             ack: AckState {
                 now: false,
+                duplicates: 0,
                 pending: 0,
                 quick: QUICK_ACKS,
                 interactive: false,
@@ -80,7 +89,7 @@ impl Recv {
                 sent: 1,
             },
             mss: 536,
-            dsack: None,
+            dsack: SmallVec::new(),
             tuning: Tuning {
                 since: now,
                 ..Tuning::default()
@@ -153,13 +162,30 @@ impl Recv {
         }
     }
 
+    /// A segment out of order, or one that came before.
+    pub(crate) fn on_duplicate(&mut self) {
+        self.ack.duplicates = (self.ack.duplicates + 1).min(DUPLICATES_MAX);
+        self.ack.now = true;
+    }
+
+    /// Reports a block as received twice with one of the next acknowledgements.
+    pub(crate) fn report_duplicate(&mut self, start: u64, end: u64) {
+        if self.dsack.len() < usize::from(DUPLICATES_MAX) {
+            self.dsack.push((start, end));
+        }
+    }
+
     /// An acknowledgement went out, alone or on data.
     pub(crate) fn on_ack_sent(&mut self) {
-        self.ack.now = false;
         self.ack.pending = 0;
         self.ack.quick = self.ack.quick.saturating_sub(1);
         self.ack.sent = self.nxt;
-        self.dsack = None;
+        if !self.dsack.is_empty() {
+            self.dsack.remove(0);
+        }
+        // Every segment out of order, and every one that came twice, has its own.
+        self.ack.duplicates = self.ack.duplicates.saturating_sub(1);
+        self.ack.now = self.ack.duplicates > 0;
     }
 }
 
