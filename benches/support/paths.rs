@@ -89,7 +89,7 @@ fn compare(path: &Path, congestion: Congestion, time: Duration, seed: u64, at_on
 }
 
 fn seconds(time: Option<Duration>) -> String {
-    time.map_or("-".to_owned(), |time| format!("{:.2}", time.as_secs_f64()))
+    time.map_or_else(|| "-".to_owned(), |time| format!("{:.2}", time.as_secs_f64()))
 }
 
 /// Prints the table; `only` picks paths by a part of their names.
@@ -115,7 +115,7 @@ pub(crate) fn table(only: &str, algorithms: &[Congestion], time: Duration) -> io
             }
             let ratio = outcomes[1].goodput / base.goodput.max(1.0);
             let small = outcomes[1].small.zip(base.small).map(|(s, l)| s.as_secs_f64() / l.as_secs_f64());
-            println!(" {ratio:>7.2} {:>7}", small.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+            println!(" {ratio:>7.2} {:>7}", small.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
             ratios.push(ratio);
         }
     }

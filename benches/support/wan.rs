@@ -27,7 +27,7 @@ use synack::{
         netns::NetNs,
     },
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
