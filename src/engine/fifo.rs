@@ -16,15 +16,26 @@ pub(crate) struct Fifo<T, const N: usize> {
 #[derive(Debug)]
 struct Node<T> {
     value: T,
-    /// In milliseconds, rounded up: half the size, and nothing here needs better.
-    at: u32,
     prev: u32,
     next: u32,
+    at: Millis,
     list: u8,
 }
 
-fn millis(at: Time) -> u32 {
-    u32::try_from(at.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+/// A time in milliseconds, rounded up, of 48 bits: small, and enough for 8,900 years.
+#[derive(Clone, Copy, Debug)]
+struct Millis([u16; 3]);
+
+impl Millis {
+    fn new(at: Time) -> Self {
+        let millis = at.as_nanos().div_ceil(1_000_000);
+        Self([(millis >> 32) as u16, (millis >> 16) as u16, millis as u16])
+    }
+
+    fn time(self) -> Time {
+        let [high, middle, low] = self.0.map(u64::from);
+        Time::from_millis(high << 32 | middle << 16 | low)
+    }
 }
 
 impl<T, const N: usize> Fifo<T, N> {
@@ -70,7 +81,7 @@ impl<T, const N: usize> Fifo<T, N> {
 
     /// When the entry is due.
     pub(crate) fn due(&self, index: u32) -> Time {
-        Time::from_millis(u64::from(self.node(index).at))
+        self.node(index).at.time()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
@@ -87,7 +98,7 @@ impl<T, const N: usize> Fifo<T, N> {
     pub(crate) fn push(&mut self, list: usize, at: Time, value: T) -> u32 {
         let node = Node {
             value,
-            at: millis(at),
+            at: Millis::new(at),
             prev: NIL,
             next: NIL,
             list: list as u8,
@@ -109,7 +120,7 @@ impl<T, const N: usize> Fifo<T, N> {
     /// Moves an entry to the end of a list.
     pub(crate) fn move_to(&mut self, index: u32, list: usize, at: Time) {
         self.unlink(index);
-        self.node_mut(index).at = millis(at);
+        self.node_mut(index).at = Millis::new(at);
         self.link(index, list);
     }
 

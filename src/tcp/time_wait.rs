@@ -19,7 +19,7 @@ pub(crate) struct TimeWait {
     timestamps: bool,
     ts_offset: u32,
     ts_recent: u32,
-    /// In milliseconds, saturated: 49 days are enough to tell whether 24 have passed.
+    /// In seconds.
     recent_at: u32,
 }
 
@@ -46,12 +46,12 @@ impl TimeWait {
             timestamps,
             ts_offset: ts.offset,
             ts_recent: ts.recent,
-            recent_at: u32::try_from(ts.recent_at.as_millis()).unwrap_or(u32::MAX),
+            recent_at: u32::try_from(ts.recent_at.as_millis() / 1000).unwrap_or(u32::MAX),
         }
     }
 
     fn clock(&self) -> TsClock {
-        let recent_at = Time::from_millis(u64::from(self.recent_at));
+        let recent_at = Time::from_millis(u64::from(self.recent_at) * 1000);
         TsClock {
             offset: self.ts_offset,
             recent: self.ts_recent,
