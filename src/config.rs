@@ -85,6 +85,9 @@ impl Default for SocketOptions {
     }
 }
 
+/// No limit for `per_source_max`: more connections than there may be.
+pub(crate) const PER_SOURCE_UNLIMITED: usize = 1 << 24;
+
 /// Parameters of a stack. Every setter clamps what it is given to the range that it names.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -94,6 +97,7 @@ pub struct Config {
     pub(crate) send_buffer_max: usize,
     pub(crate) memory: usize,
     pub(crate) connections_max: usize,
+    pub(crate) per_source_max: usize,
     pub(crate) half_open_max: usize,
     pub(crate) time_wait_max: usize,
     pub(crate) orphans_max: usize,
@@ -129,6 +133,7 @@ impl Default for Config {
             send_buffer_max: 6 << 20,
             memory: 1 << 30,
             connections_max: 1 << 20,
+            per_source_max: PER_SOURCE_UNLIMITED,
             half_open_max: 4096,
             time_wait_max: 28_672,
             orphans_max: 4096,
@@ -189,6 +194,9 @@ setters! {
     memory: usize = |bytes| bytes.max(1 << 20);
     /// Connections that may exist at one time: 1,048,576, 1 to 2^24.
     connections_max: usize = |count| count.clamp(1, 1 << 24);
+    /// Connections that may exist with one peer, or one /64 of IPv6, half-open ones included: no
+    /// limit, 1 at least. More of them are refused; connections to the peer are never.
+    per_source_max: usize = |count| count.clamp(1, PER_SOURCE_UNLIMITED);
     /// Half-open connections before SYN cookies are used: 4,096, 1 to 2^20. Linux:
     /// `tcp_max_syn_backlog`.
     half_open_max: usize = |count| count.clamp(1, 1 << 20);

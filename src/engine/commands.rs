@@ -74,7 +74,7 @@ impl Engine {
                 }
                 // Nobody waits for it any more; a late SYN-ACK will meet a reset.
                 if opening.link.closed_by_owner().is_some() {
-                    drop(self.remove_slot(index));
+                    self.abandon_opening(index);
                 }
             }
             Slot::Undecided(_) => {}
@@ -297,11 +297,24 @@ impl Engine {
             }
             Slot::Opening(opening) => {
                 opening.link.fail(Failure::Aborted, &mut self.wakes);
-                drop(self.remove_slot(index));
+                self.abandon_opening(index);
             }
             Slot::Listener(_) => self.close_listener(index, Failure::Aborted, now),
             Slot::Undecided(_) => drop(self.remove_slot(index)),
             Slot::Done(_) => {}
+        }
+    }
+
+    /// Nobody waits for it any more. A peer that we have told of it is told of its end.
+    fn abandon_opening(&mut self, index: u32) {
+        let Some(entry) = self.remove_slot(index) else {
+            return;
+        };
+        if let Slot::Opening(opening) = &entry.slot
+            && let Some(header) = opening.abort_segment()
+        {
+            self.counters.resets_sent += 1;
+            self.send(entry.tuple, header, &opening.options);
         }
     }
 
@@ -344,7 +357,7 @@ impl Engine {
                 Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {}
             }
             if matches!(entry.slot, Slot::Opening(_) | Slot::Undecided(_)) {
-                drop(self.remove_slot(id.index()));
+                self.abandon_opening(id.index());
             } else {
                 self.settle(id.index());
             }

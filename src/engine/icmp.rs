@@ -40,7 +40,7 @@ impl Engine {
     pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
         match icmp::parse(&packet, ip) {
             Ok(IcmpMessage::EchoRequest(echo)) => {
-                if !self.config.echo_reply || !self.limiter.allows(now, &mut self.rng) {
+                if !self.config.echo_reply || !self.limits.icmp.allows(now, &mut self.rng) {
                     self.counters.limited += 1;
                     return;
                 }
@@ -48,20 +48,23 @@ impl Engine {
                 let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
                 let reply = icmp::echo_reply(ip, echo.ident, echo.sequence, payload, ttl);
                 self.counters.echo_replies += 1;
-                self.answer(reply, ip.src);
+                self.answer_to(reply, ip.src);
             }
-            Ok(IcmpMessage::Error(error)) => self.on_icmp_error(&error, now),
+            // Routers send it to where the packet came from.
+            Ok(IcmpMessage::Error(error)) if error.quote.src == ip.dst => {
+                self.on_icmp_error(&error, now);
+            }
+            Ok(IcmpMessage::Error(_)) => self.counters.drop_icmp += 1,
             Ok(IcmpMessage::EchoReply(_) | IcmpMessage::Other) => self.counters.drop_icmp += 1,
             Err(reason) => count(&mut self.counters, reason),
         }
     }
 
-    fn answer(&mut self, packet: Packet, to: IpAddr) {
+    fn answer_to(&mut self, packet: Packet, to: IpAddr) {
         if self.is_ours(to) || to.is_loopback() {
             self.looped.push_back(packet);
         } else {
-            self.counters.packets_sent += 1;
-            self.answers.push_back(packet);
+            self.answer(packet);
         }
     }
 
@@ -70,12 +73,12 @@ impl Engine {
         if !icmp::may_report(packet, ip) {
             return;
         }
-        if !self.limiter.allows(now, &mut self.rng) {
+        if !self.limits.icmp.allows(now, &mut self.rng) {
             self.counters.limited += 1;
             return;
         }
         let message = icmp::report(packet, ip, report, self.config.options.ttl);
-        self.answer(message, ip.src);
+        self.answer_to(message, ip.src);
     }
 
     /// RFC 5927: believed only of a segment that is in flight, and even then it ends nothing but
@@ -86,12 +89,20 @@ impl Engine {
             (quote.src, quote.src_port).into(),
             (quote.dst, quote.dst_port).into(),
         );
-        let Some(Target::Slot(index)) = self
+        let target = self
             .target(&tuple)
-            .filter(|_| quote.protocol == protocol::TCP)
-        else {
-            self.counters.drop_icmp += 1;
-            return;
+            .filter(|_| quote.protocol == protocol::TCP);
+        let index = match target {
+            Some(Target::Slot(index)) => index,
+            Some(Target::HalfOpen(entry)) if self.is_in_vain(entry, error) => {
+                self.counters.icmp_errors += 1;
+                self.forget_half_open(entry);
+                return;
+            }
+            _ => {
+                self.counters.drop_icmp += 1;
+                return;
+            }
         };
         let Some(entry) = self.slots.get_mut(index) else {
             return;
@@ -122,6 +133,15 @@ impl Engine {
             }
             _ => self.counters.drop_icmp += 1,
         }
+    }
+
+    /// Whether our SYN-ACK cannot arrive: no reason to send it again (Linux: `tcp_req_err`).
+    fn is_in_vain(&self, entry: u32, error: &IcmpError) -> bool {
+        let unreachable = matches!(
+            error.kind,
+            IcmpErrorKind::Unreachable(Unreachable::Network | Unreachable::Host)
+        );
+        unreachable && error.quote.seq == self.half_open.get(entry).half.iss
     }
 }
 

@@ -83,7 +83,7 @@ impl Engine {
         let of_source = self.incoming.by_source.get(&source).copied().unwrap_or(0);
         let full = self.incoming.undecided >= self.config.incoming_max
             || of_source >= self.config.incoming_per_source_max
-            || self.connection_count() >= self.config.connections_max;
+            || !self.has_room_for(&tuple);
         if full {
             self.counters.drop_syn += 1;
             return true;
@@ -135,7 +135,7 @@ impl Engine {
 
     /// It left the table, whatever for.
     pub(super) fn forget_undecided(&mut self, index: u32, tuple: &FourTuple) {
-        self.demux.remove(tuple, Target::Slot(index));
+        self.remove_target(tuple, Target::Slot(index));
         self.incoming.release(tuple.peer().ip());
     }
 

@@ -122,10 +122,6 @@ impl Engine {
             self.counters.drop_accept_queue += 1;
             return;
         }
-        if self.connection_count() >= self.config.connections_max {
-            self.counters.drop_syn += 1;
-            return;
-        }
         let iss = self.keys.isn(tuple.local(), tuple.peer(), now);
         self.take_syn(index, tuple, &seg, iss, now);
     }
@@ -142,6 +138,14 @@ impl Engine {
         let Some(of) = self.slots.id(index) else {
             return;
         };
+        if self.sources.is_full(tuple.peer().ip()) {
+            self.counters.drop_syn += 1;
+            return self.reset(&tuple, seg, now);
+        }
+        if !self.has_room_for(&tuple) {
+            self.counters.drop_syn += 1;
+            return;
+        }
         if self.half_open.len() >= self.config.half_open_max {
             return self.send_cookie(index, &tuple, seg, now);
         }
@@ -170,6 +174,17 @@ impl Engine {
         self.send(pending.tuple, header, &options);
     }
 
+    /// The SYN came again, and is answered again; the timer begins anew, as on Linux.
+    fn repeat_syn_ack(&mut self, entry: u32, now: Time) {
+        let half = &mut self.half_open.get_mut(entry).half;
+        half.set_repeated();
+        let retries = usize::from(half.retries);
+        if let Some(delay) = half.next_repeat(&self.config) {
+            self.half_open.move_to(entry, retries, now + delay);
+        }
+        self.send_syn_ack(entry, now);
+    }
+
     fn options_of(&self, listener: ConnId) -> Option<crate::config::SocketOptions> {
         let index = self.slots.resolve(listener)?;
         self.listener(index).map(|listener| listener.link.options())
@@ -187,19 +202,17 @@ impl Engine {
         let window = HalfOpen::window(&options, &self.config);
         match self.half_open.get(entry).half.on_segment(&seg, window, now) {
             Reaction::Drop => self.counters.drop_out_of_window += 1,
-            Reaction::Repeat => self.send_syn_ack(entry, now),
+            Reaction::Repeat | Reaction::Acknowledge
+                if !self.half_open.get_mut(entry).half.may_answer(now) =>
+            {
+                self.counters.limited += 1;
+            }
+            Reaction::Repeat => self.repeat_syn_ack(entry, now),
             Reaction::Acknowledge => {
-                if self.limiter.allows(now, &mut self.rng) {
-                    let header =
-                        self.half_open
-                            .get(entry)
-                            .half
-                            .acknowledgement(&options, &self.config, now);
-                    self.counters.challenge_acks += 1;
-                    self.send(tuple, header, &options);
-                } else {
-                    self.counters.limited += 1;
-                }
+                let half = &self.half_open.get(entry).half;
+                let header = half.acknowledgement(&options, &self.config, now);
+                self.counters.challenge_acks += 1;
+                self.send(tuple, header, &options);
             }
             Reaction::Reset => self.reset(&tuple, &seg, now),
             Reaction::Forget => {
@@ -275,7 +288,7 @@ impl Engine {
     /// Takes an entry out of the table.
     pub(super) fn forget_half_open(&mut self, entry: u32) -> Option<Pending> {
         let tuple = self.half_open.get(entry).tuple;
-        self.demux.remove(&tuple, Target::HalfOpen(entry));
+        self.remove_target(&tuple, Target::HalfOpen(entry));
         let pending = self.half_open.remove(entry)?;
         if let Some(index) = self.slots.resolve(pending.of)
             && let Some(Slot::Listener(listener)) =
@@ -354,6 +367,10 @@ impl Engine {
         let Some(listener) = self.listener(index) else {
             return false;
         };
+        if !self.has_room_for(tuple) {
+            self.counters.drop_syn += 1;
+            return false;
+        }
         if listener.link.is_full() {
             self.counters.drop_accept_queue += 1;
             return true;

@@ -59,6 +59,7 @@ mod limiter;
 mod listener;
 mod segments;
 mod slots;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -86,6 +87,7 @@ use crate::{
         limiter::Limiter,
         listener::{Listeners, Pending},
         slots::{Slot, Slots},
+        sources::Sources,
     },
     error::Failure,
     info::{Counters, State},
@@ -99,8 +101,12 @@ use crate::{
     },
 };
 
-/// Resets and ICMP errors that may be sent in a second, in the mean.
+/// Resets that may be sent in a second, in the mean, and as many ICMP messages, and as many
+/// acknowledgements that answer for no connection.
 const ANSWERS_PER_SECOND: u32 = 1000;
+
+/// Answers that may wait for the device. What makes more of them comes again.
+const ANSWERS_MAX: usize = 4096;
 
 /// Lists of half-open connections: one for each number of SYN-ACKs sent again.
 const REPEATS: usize = 17;
@@ -110,6 +116,25 @@ const REPEATS: usize = 17;
 struct Waiting {
     tuple: FourTuple,
     record: TimeWait,
+}
+
+/// Limits for packets that anybody can make us send, one for each kind: a flood of one kind does
+/// not silence the others.
+#[derive(Debug)]
+struct Limits {
+    resets: Limiter,
+    icmp: Limiter,
+    acks: Limiter,
+}
+
+impl Limits {
+    const fn new() -> Self {
+        Self {
+            resets: Limiter::new(ANSWERS_PER_SECOND),
+            icmp: Limiter::new(ANSWERS_PER_SECOND),
+            acks: Limiter::new(ANSWERS_PER_SECOND),
+        }
+    }
 }
 
 /// All connections of a stack.
@@ -124,7 +149,8 @@ pub struct Engine {
     keys: SecretKeys,
     rng: StdRng,
     ephemeral: EphemeralPorts,
-    limiter: Limiter,
+    limits: Limits,
+    sources: Sources,
     slots: Slots,
     demux: Demux,
     listeners: Listeners,
@@ -165,7 +191,8 @@ impl Engine {
             ports: Ports::new(ips, false, rng.next_u64()),
             keys,
             ephemeral: EphemeralPorts::new(ephemeral::DEFAULT_RANGE, &mut rng),
-            limiter: Limiter::new(ANSWERS_PER_SECOND),
+            limits: Limits::new(),
+            sources: Sources::new(config.per_source_max),
             slots: Slots::default(),
             demux: Demux::new((rng.next_u64(), rng.next_u64())),
             listeners: Listeners::default(),
@@ -343,11 +370,27 @@ impl Engine {
         self.demux.len() - self.time_wait.len()
     }
 
+    /// Whether one more connection may come into being at the wish of a peer.
+    fn has_room_for(&self, tuple: &FourTuple) -> bool {
+        self.connection_count() < self.config.connections_max
+            && !self.sources.is_full(tuple.peer().ip())
+    }
+
     fn insert_target(&mut self, tuple: &FourTuple, target: Target) {
+        if !matches!(target, Target::TimeWait(_)) {
+            self.sources.add(tuple.peer().ip());
+        }
         let (slots, half_open, time_wait) = (&self.slots, &self.half_open, &self.time_wait);
         self.demux.insert(tuple, target, |target| {
             tuple_of(slots, half_open, time_wait, target)
         });
+    }
+
+    fn remove_target(&mut self, tuple: &FourTuple, target: Target) {
+        if !matches!(target, Target::TimeWait(_)) {
+            self.sources.remove(tuple.peer().ip());
+        }
+        self.demux.remove(tuple, target);
     }
 
     fn target(&self, tuple: &FourTuple) -> Option<Target> {
@@ -453,9 +496,18 @@ impl Engine {
             0,
             (options.ttl, options.tos),
         ) {
-            self.counters.packets_sent += 1;
-            self.answers.push_back(packet);
+            self.answer(packet);
         }
+    }
+
+    /// Queues a packet that belongs to no connection.
+    fn answer(&mut self, packet: Packet) {
+        if self.answers.len() >= ANSWERS_MAX {
+            self.counters.limited += 1;
+            return;
+        }
+        self.counters.packets_sent += 1;
+        self.answers.push_back(packet);
     }
 
     /// The connection is over. While it has an owner its id stays, and what was received with it.
@@ -479,7 +531,7 @@ impl Engine {
     }
 
     fn forget_connection(&mut self, index: u32, tuple: &FourTuple, orphan: bool) {
-        self.demux.remove(tuple, Target::Slot(index));
+        self.remove_target(tuple, Target::Slot(index));
         self.orphans -= usize::from(orphan);
         self.ports.connection_closed(tuple.local());
     }
@@ -525,7 +577,7 @@ impl Engine {
 
     fn forget_time_wait(&mut self, record: u32) {
         let tuple = self.time_wait.get(record).tuple;
-        self.demux.remove(&tuple, Target::TimeWait(record));
+        self.remove_target(&tuple, Target::TimeWait(record));
         self.time_wait.remove(record);
         self.ports.connection_closed(tuple.local());
     }

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Instant};
 
+use ipnet::IpNet;
+
 use crate::{
     engine::{
         Engine,
@@ -30,7 +32,7 @@ impl Engine {
             Err(reason) => return count(&mut self.counters, reason),
         };
         // Our own address never comes in from outside (threat: LAND), and loopback neither.
-        if ip::is_martian_source(ip.src) || self.is_ours(ip.src) {
+        if ip::is_martian_source(ip.src) || self.is_ours(ip.src) || self.is_broadcast(ip.src) {
             self.counters.drop_martian += 1;
         } else if !self.takes(&ip) {
             self.counters.drop_not_ours += 1;
@@ -41,10 +43,19 @@ impl Engine {
         }
     }
 
+    /// Whether it means all hosts of one of our networks, which none of them is called.
+    fn is_broadcast(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|net| match net {
+            IpNet::V4(net) => net.prefix_len() < 31 && IpAddr::V4(net.broadcast()) == ip,
+            IpNet::V6(_) => false,
+        })
+    }
+
     /// Whether a packet is for us: for one of our addresses, or TCP to any of which we end all.
     fn takes(&self, ip: &IpHeader) -> bool {
         let any = self.incoming.any_destination && ip.protocol == protocol::TCP;
-        ip::is_unicast_destination(ip.dst) && (any || self.is_ours(ip.dst))
+        ip::is_unicast_destination(ip.dst)
+            && (self.is_ours(ip.dst) || any && !self.is_broadcast(ip.dst))
     }
 
     /// A packet that we sent to ourselves.
@@ -165,19 +176,20 @@ impl Engine {
             Progress::Established(connection) => {
                 let link = std::sync::Arc::clone(&connection.link);
                 let passive = matches!(&entry.slot, Slot::Opening(opening) if opening.passive);
+                let shift = connection.send_shift();
                 entry.slot = Slot::Open(connection);
                 self.deadlines.set(index, None);
                 link.set_connected(tuple.local(), passive, &mut self.wakes);
                 tracing::debug!(?tuple, "connected");
                 // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3), and on the last ACK.
-                if let Some(seg) =
-                    seg.filter(|seg| passive || seg.len > 0 || seg.header.flags.has(Flags::FIN))
-                {
-                    let syn = u32::from(seg.header.flags.has(Flags::SYN));
-                    let flags = seg.header.flags.without(Flags::SYN);
+                let syn = |seg: &Segment| seg.header.flags.has(Flags::SYN);
+                let carries = |seg: &Segment| seg.len > 0 || seg.header.flags.has(Flags::FIN);
+                if let Some(seg) = seg.filter(|seg| !syn(seg) || carries(seg)) {
                     let header = TcpHeader {
-                        flags,
-                        seq: seg.header.seq + syn,
+                        flags: seg.header.flags.without(Flags::SYN),
+                        seq: seg.header.seq + u32::from(syn(&seg)),
+                        // A SYN's window is not scaled, and this one will be (RFC 7323 §2.2).
+                        wnd: if syn(&seg) { seg.header.wnd >> shift } else { seg.header.wnd },
                         ..seg.header
                     };
                     self.on_slot_segment(index, Segment { header, ..seg }, now);
@@ -219,7 +231,9 @@ impl Engine {
                     self.time_wait
                         .move_to(record, 0, now + self.config.time_wait);
                 }
-                if seg.seq_len() > 0 || self.limiter.allows(now, &mut self.rng) {
+                // Data and FIN make no loop of acknowledgements.
+                let harmless = seg.seq_len() > 0 && !seg.header.flags.has(Flags::SYN);
+                if harmless || self.limits.acks.allows(now, &mut self.rng) {
                     let options = self.config.options;
                     self.send(tuple, header, &options);
                 } else {
@@ -229,7 +243,8 @@ impl Engine {
             Reaction::Reuse => {
                 let iss = waiting.next_iss();
                 let Some(listener) = self.listener_for(&tuple) else {
-                    return self.reset(&tuple, &seg, now);
+                    let header = waiting.acknowledgement(now);
+                    return self.acknowledge_for(tuple, header, now);
                 };
                 if self.is_backlogged(listener) {
                     self.counters.drop_accept_queue += 1;
@@ -238,6 +253,16 @@ impl Engine {
                 self.forget_time_wait(record);
                 self.take_syn(listener, tuple, &seg, iss, now);
             }
+        }
+    }
+
+    /// An acknowledgement for what is no connection any more.
+    fn acknowledge_for(&mut self, tuple: FourTuple, header: TcpHeader, now: Time) {
+        if self.limits.acks.allows(now, &mut self.rng) {
+            let options = self.config.options;
+            self.send(tuple, header, &options);
+        } else {
+            self.counters.limited += 1;
         }
     }
 
@@ -259,7 +284,7 @@ impl Engine {
         if !self.config.reset_closed_ports {
             return;
         }
-        if !self.limiter.allows(now, &mut self.rng) {
+        if !self.limits.resets.allows(now, &mut self.rng) {
             self.counters.limited += 1;
             return;
         }

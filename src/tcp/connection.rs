@@ -80,8 +80,16 @@ pub(super) struct Pending {
     pub(super) window_probe: bool,
     /// A keep-alive probe is due.
     pub(super) keepalive: bool,
-    /// A reset, with this sequence number.
-    pub(super) reset: Option<SeqNum>,
+    pub(super) reset: Option<Reset>,
+}
+
+/// Which reset is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reset {
+    /// We abort, at this sequence number.
+    Abort(SeqNum),
+    /// The answer to a segment with this acknowledgement.
+    Refuse(SeqNum),
 }
 
 /// Explicit congestion notification (RFC 3168 §6.1).
@@ -235,6 +243,11 @@ impl Connection {
         self.cc.set_mss(u32::from(self.snd.mss));
     }
 
+    /// Snd.Wind.Shift.
+    pub(crate) fn send_shift(&self) -> u8 {
+        self.snd.shift
+    }
+
     /// The path takes packets of `mtu` bytes only, or of more than we believed.
     pub(crate) fn set_path_mtu(&mut self, mtu: u32) {
         if mtu != self.path_mtu {
@@ -340,8 +353,7 @@ impl Connection {
     fn on_close(&mut self, unread: bool, cx: &mut Context<'_>) {
         self.orphan = true;
         let linger_zero = self.options.linger == Some(Duration::ZERO);
-        let rest = self.rcv.assembler.memory() > 0;
-        if linger_zero || unread || rest && self.rcv.fin.is_none() {
+        if linger_zero || unread {
             self.abort(Failure::Aborted, cx);
         } else if self.state == State::FinWait2 {
             self.timers
@@ -351,10 +363,23 @@ impl Connection {
 
     /// ABORT (RFC 9293 §3.10.5): a reset, and nothing more.
     pub(crate) fn abort(&mut self, failure: Failure, cx: &mut Context<'_>) {
-        if self.state != State::Closed {
-            self.pending.reset = Some(self.snd.seq(self.snd.nxt));
-            self.fail(failure, cx);
+        match self.state {
+            State::Closed | State::TimeWait => return,
+            // Both sides have said that they are done; if we have not really, the peer is told.
+            State::Closing | State::LastAck if !self.snd.fin_unsent() => {}
+            _ => {
+                let seq = self.snd.seq(self.snd.nxt.min(self.snd.right_edge()));
+                self.pending.reset = Some(Reset::Abort(seq));
+            }
         }
+        self.fail(failure, cx);
+    }
+
+    /// The peer sends more to somebody who has left: a reset that it must believe, whatever of
+    /// ours is on its way (RFC 9293 §3.6.1, RFC 2525 §2.17).
+    pub(super) fn refuse(&mut self, ack: SeqNum, cx: &mut Context<'_>) {
+        self.pending.reset = Some(Reset::Refuse(ack));
+        self.fail(Failure::Aborted, cx);
     }
 
     /// The connection ends with `failure`, without a word to the peer.

@@ -23,6 +23,10 @@ use crate::{
 /// RFC 6298 §2.1: the first timeout.
 const INITIAL_RTO: Duration = Duration::from_secs(1);
 
+/// What deserves no better gets one answer in this time, and each handshake counts for itself
+/// (Linux: `tcp_invalid_ratelimit`).
+const ANSWER_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What both sides of a handshake know of the stack around them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
@@ -58,8 +62,10 @@ pub(crate) struct HalfOpen {
     pub(crate) irs: SeqNum,
     ts_offset: u32,
     ts_recent: u32,
-    /// When the SYN came, in milliseconds.
+    /// When the SYN came, in microseconds modulo 2^32: a handshake takes less than that.
     since: u32,
+    /// When a segment that deserved no better last got an answer, counted like `since`.
+    answered_at: u32,
     peer_wnd: u16,
     peer_mss: u16,
     shift: u8,
@@ -72,6 +78,10 @@ const SCALED: u8 = 1;
 const SACK: u8 = 2;
 const TIMESTAMPS: u8 = 4;
 const ECN: u8 = 8;
+/// `answered_at` means something.
+const ANSWERED: u8 = 16;
+/// The SYN-ACK went out again because the SYN came again.
+const REPEATED: u8 = 32;
 
 /// What becomes of a segment in SYN-RECEIVED.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +118,8 @@ impl HalfOpen {
             irs: header.seq,
             ts_offset,
             ts_recent: header.options.timestamps.map_or(0, |ts| ts.val),
-            since: cx.now.as_millis() as u32,
+            since: cx.now.as_micros() as u32,
+            answered_at: 0,
             peer_wnd: header.wnd,
             peer_mss: agreed.peer_mss,
             shift: agreed.shifts.map_or(0, |(snd, _)| snd),
@@ -134,7 +145,8 @@ impl HalfOpen {
             irs: seg.header.seq - 1,
             ts_offset,
             ts_recent: seg.header.options.timestamps.map_or(0, |ts| ts.val),
-            since: now.as_millis() as u32,
+            since: now.as_micros() as u32,
+            answered_at: 0,
             peer_wnd: seg.header.wnd,
             peer_mss: agreed.peer_mss,
             shift: agreed.shifts.map_or(0, |(snd, _)| snd),
@@ -158,13 +170,29 @@ impl HalfOpen {
         }
     }
 
-    fn clock(&self) -> TsClock {
-        let recent_at = Time::from_millis(u64::from(self.since));
+    fn clock(&self, now: Time) -> TsClock {
+        let age = micros_since(self.since, now);
         TsClock {
             offset: self.ts_offset,
             recent: self.ts_recent,
-            recent_at,
+            recent_at: Time::from_start(now.since_start().saturating_sub(age)),
         }
+    }
+
+    /// Whether a segment that deserves no better may be answered now.
+    pub(crate) fn may_answer(&mut self, now: Time) -> bool {
+        let answered = self.flags & ANSWERED != 0;
+        if answered && micros_since(self.answered_at, now) < ANSWER_INTERVAL {
+            return false;
+        }
+        self.answered_at = now.as_micros() as u32;
+        self.flags |= ANSWERED;
+        true
+    }
+
+    /// The SYN came again, and so the SYN-ACK goes out again.
+    pub(crate) fn set_repeated(&mut self) {
+        self.flags |= REPEATED;
     }
 
     /// The SYN-ACK, with the options that the SYN had.
@@ -183,7 +211,12 @@ impl HalfOpen {
             ack: Some(self.irs + 1),
             wnd: first_window(options, config),
             flags,
-            options: Negotiated::syn_options(Some(&agreed), mss, self.clock().option(now), config),
+            options: Negotiated::syn_options(
+                Some(&agreed),
+                mss,
+                self.clock(now).option(now),
+                config,
+            ),
             ..TcpHeader::default()
         }
     }
@@ -203,7 +236,7 @@ impl HalfOpen {
             flags: Flags::ACK,
             ..TcpHeader::default()
         };
-        header.options.timestamps = agreed.timestamps.then(|| self.clock().option(now));
+        header.options.timestamps = agreed.timestamps.then(|| self.clock(now).option(now));
         header
     }
 
@@ -211,38 +244,37 @@ impl HalfOpen {
     pub(crate) fn on_segment(&self, seg: &Segment, window: u16, now: Time) -> Reaction {
         let header = &seg.header;
         let rcv_nxt = self.irs + 1;
-        let rst = header.flags.has(Flags::RST);
-        if header.flags.has(Flags::SYN) && !rst {
-            let same = header.seq == self.irs && !header.flags.has(Flags::ACK);
-            return if same {
-                Reaction::Repeat
-            } else {
-                Reaction::Acknowledge
-            };
-        }
-        if let Some(ts) = header
-            .options
-            .timestamps
-            .filter(|_| self.flags & TIMESTAMPS != 0 && !rst)
-            && self.clock().is_old(ts.val, now)
-        {
-            return Reaction::Acknowledge;
-        }
-        if rst {
+        let window = u32::from(window);
+        if header.flags.has(Flags::RST) {
             // RFC 5961 §3.2.
             return match header.seq {
                 seq if seq == rcv_nxt => Reaction::Forget,
-                seq if seq.in_window(rcv_nxt, u32::from(window)) => Reaction::Acknowledge,
+                seq if seq.in_window(rcv_nxt, window) => Reaction::Acknowledge,
                 _ => Reaction::Drop,
             };
         }
-        if !header.seq.in_window(rcv_nxt, u32::from(window).max(1)) {
+        let ts = header
+            .options
+            .timestamps
+            .filter(|_| self.flags & TIMESTAMPS != 0);
+        let old = ts.is_some_and(|ts| self.clock(now).is_old(ts.val, now));
+        let syn = header.flags.has(Flags::SYN);
+        if syn && header.ack.is_none() && header.seq == self.irs && !old {
+            return Reaction::Repeat;
+        }
+        // Before the window is looked at, as Linux does it: the peer may never have had this one.
+        if header.ack.is_some_and(|ack| ack != self.iss + 1) {
+            return Reaction::Reset;
+        }
+        let last = header.seq + seg.seq_len().saturating_sub(1);
+        let in_window =
+            header.seq.in_window(rcv_nxt, window.max(1)) || last.in_window(rcv_nxt, window);
+        if old || syn || !in_window {
             return Reaction::Acknowledge;
         }
         match header.ack {
             None => Reaction::Drop,
-            Some(ack) if ack == self.iss + 1 => Reaction::Complete,
-            Some(_) => Reaction::Reset,
+            Some(_) => Reaction::Complete,
         }
     }
 
@@ -253,15 +285,16 @@ impl HalfOpen {
         path: Path,
         cx: &Context<'_>,
     ) -> Established {
-        let sent_at = Time::from_millis(u64::from(self.since));
+        let once = self.retries == 0 && self.flags & REPEATED == 0;
+        let rtt = micros_since(self.since, cx.now).max(Duration::from_micros(1));
         Established {
             iss: self.iss,
             irs: self.irs,
             agreed: self.agreed(cx.config),
-            ts: self.clock(),
+            ts: self.clock(cx.now),
             wnd: u32::from(self.peer_wnd),
             advertised: first_window(options, cx.config),
-            rtt: (self.retries == 0).then(|| cx.now.since(sent_at).max(Duration::from_micros(1))),
+            rtt: once.then_some(rtt),
             mtu: path.mtu,
             is_v6: path.is_v6,
         }
@@ -274,8 +307,14 @@ impl HalfOpen {
 
     /// When the SYN-ACK is to be sent again, `None` when that was done often enough.
     pub(crate) fn next_repeat(&self, config: &Config) -> Option<Duration> {
-        (self.retries <= config.syn_ack_retries).then(|| INITIAL_RTO * (1 << self.retries.min(15)))
+        let delay = INITIAL_RTO * (1 << self.retries.min(15));
+        (self.retries <= config.syn_ack_retries).then_some(delay.min(config.rto_max))
     }
+}
+
+/// Time since a moment that was noted in microseconds modulo 2^32.
+fn micros_since(noted: u32, now: Time) -> Duration {
+    Duration::from_micros(u64::from((now.as_micros() as u32).wrapping_sub(noted)))
 }
 
 /// SYN-SENT, and SYN-RECEIVED after a simultaneous open.
@@ -328,6 +367,7 @@ impl Opening {
         path: Path,
         now: Time,
     ) -> Self {
+        let limit = options.user_timeout.unwrap_or(INITIAL_RTO);
         Self {
             link,
             options,
@@ -342,7 +382,7 @@ impl Opening {
             started_at: now,
             passive: false,
             retries: 0,
-            deadline: now + INITIAL_RTO,
+            deadline: now + INITIAL_RTO.min(limit),
             send: Some(Send::Syn),
             soft_error: None,
         }
@@ -435,6 +475,16 @@ impl Opening {
         if header.ack.is_some_and(|ack| ack != self.iss + 1) {
             return if rst { Progress::Wait } else { Progress::Reset };
         }
+        // An echo of what we never sent: an answer to an older connection's SYN (RFC 7323 §5; as
+        // on Linux).
+        let echo = header.options.timestamps.map_or(0, |ts| ts.ecr);
+        if header.ack.is_some() && echo != 0 && cx.config.timestamps {
+            let first = self.ts.val(self.started_at);
+            if echo.wrapping_sub(first) > self.ts.val(cx.now).wrapping_sub(first) {
+                cx.counters.drop_paws += 1;
+                return if rst { Progress::Wait } else { Progress::Reset };
+            }
+        }
         if rst {
             if header.ack.is_none() {
                 return Progress::Wait;
@@ -479,7 +529,7 @@ impl Opening {
 
     fn in_syn_received(
         &mut self,
-        crossed: HalfOpen,
+        mut crossed: HalfOpen,
         seg: &Segment,
         cx: &mut Context<'_>,
     ) -> Progress {
@@ -500,7 +550,8 @@ impl Opening {
                 let from = crossed.established(&self.options, self.path, cx);
                 let mut connection =
                     Connection::new(Arc::clone(&self.link), self.options, &from, cx);
-                if !self.passive {
+                // Our SYN-ACK may be lost; this completes the peer's handshake too.
+                if answer {
                     connection.acknowledge();
                 }
                 return Progress::Established(Box::new(connection));
@@ -516,11 +567,17 @@ impl Opening {
                 return Progress::Failed;
             }
             Reaction::Reset => Progress::Reset,
+            Reaction::Repeat | Reaction::Acknowledge if !crossed.may_answer(cx.now) => {
+                cx.counters.limited += 1;
+                Progress::Wait
+            }
             Reaction::Repeat => {
+                crossed.set_repeated();
                 self.send = Some(Send::Syn);
                 Progress::Wait
             }
             Reaction::Acknowledge => {
+                cx.counters.challenge_acks += 1;
                 self.send = Some(Send::Ack);
                 Progress::Wait
             }
@@ -555,7 +612,21 @@ impl Opening {
         self.send = Some(Send::Syn);
         let rto = INITIAL_RTO * 2_u32.saturating_pow(u32::from(self.retries.min(16)));
         self.deadline = cx.now + rto.min(cx.config.rto_max);
+        if let Some(limit) = self.options.user_timeout {
+            self.deadline = self.deadline.min(self.started_at + limit);
+        }
         Progress::Wait
+    }
+
+    /// ABORT (RFC 9293 §3.10.5): a peer whose SYN came is told.
+    pub(crate) fn abort_segment(&self) -> Option<TcpHeader> {
+        let crossed = self.crossed.as_ref()?;
+        Some(TcpHeader {
+            seq: crossed.iss + 1,
+            ack: Some(crossed.irs + 1),
+            flags: Flags::RST | Flags::ACK,
+            ..TcpHeader::default()
+        })
     }
 
     /// A line of the netstat view.

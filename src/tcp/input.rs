@@ -32,8 +32,8 @@ pub(super) enum Verdict {
     Challenge,
     /// The peer has reset the connection.
     Reset,
-    /// We reset it: there is nobody left to take its data.
-    Abort,
+    /// There is nobody left to take its data. With its acknowledgement.
+    Refuse(SeqNum),
 }
 
 impl Connection {
@@ -48,7 +48,7 @@ impl Connection {
             Verdict::WithAck => self.rcv.ack.now = true,
             Verdict::Challenge => self.challenge(cx),
             Verdict::Reset => self.on_reset(cx),
-            Verdict::Abort => self.abort(Failure::Reset, cx),
+            Verdict::Refuse(ack) => self.refuse(ack, cx),
         }
     }
 
@@ -79,7 +79,9 @@ impl Connection {
         let rst = seg.header.flags.has(Flags::RST);
         if !rst && self.ts.is_old(ts.val, cx.now) {
             cx.counters.drop_paws += 1;
-            return Break(if seg.seq_len() > 0 {
+            // Data and FIN make no loop of acknowledgements (Linux: `tcp_oow_rate_limited`).
+            let harmless = seg.seq_len() > 0 && !seg.header.flags.has(Flags::SYN);
+            return Break(if harmless {
                 Verdict::WithAck
             } else {
                 Verdict::Challenge
@@ -182,6 +184,7 @@ impl Connection {
         };
         // RFC 5961 §5.2: neither of what was never sent, nor older than the window.
         let oldest = self.snd.una.saturating_sub(u64::from(self.snd.max_wnd));
+        let oldest = oldest.max(1); // Our SYN was acknowledged before we came here.
         let position = self
             .snd
             .position(ack)
@@ -232,7 +235,7 @@ impl Connection {
         };
         let end = start + u64::from(seg.len);
         if self.orphan && end > self.rcv.nxt {
-            return Break(Verdict::Abort);
+            return Break(Verdict::Refuse(seg.header.ack.unwrap_or_default()));
         }
         self.measure_segment(&seg);
         let nxt_before = self.rcv.nxt;
@@ -352,6 +355,9 @@ impl Connection {
 
     /// The peer's reset. After its FIN nobody will read what we still write (Linux: EPIPE).
     fn on_reset(&mut self, cx: &mut Context<'_>) {
+        if self.state == State::TimeWait {
+            return; // RFC 1337.
+        }
         cx.counters.resets_received += 1;
         let failure = if self.state == State::CloseWait {
             Failure::BrokenPipe

@@ -7,7 +7,7 @@ use crate::{
     packet::Payload,
     tcp::{
         Context, Outgoing,
-        connection::Connection,
+        connection::{Connection, Reset},
         recovery::{Mode, Probe},
         timers::Timer,
     },
@@ -42,8 +42,8 @@ struct Range {
 impl Connection {
     /// The next segment to send, until there is none. Then the timers are right.
     pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
-        if let Some(seq) = self.pending.reset.take() {
-            return Some(self.reset_segment(seq, cx));
+        if let Some(reset) = self.pending.reset.take() {
+            return Some(self.reset_segment(reset, cx));
         }
         match self.state {
             State::Closed => return None,
@@ -60,10 +60,19 @@ impl Connection {
     }
 
     /// RFC 9293 §3.10.5.
-    fn reset_segment(&mut self, seq: crate::seq::SeqNum, cx: &mut Context<'_>) -> Outgoing {
+    fn reset_segment(&mut self, reset: Reset, cx: &mut Context<'_>) -> Outgoing {
         cx.counters.resets_sent += 1;
-        let mut header = self.header(Flags::RST | Flags::ACK, cx);
-        header.seq = seq;
+        let header = match reset {
+            Reset::Abort(seq) => TcpHeader {
+                seq,
+                ..self.header(Flags::RST | Flags::ACK, cx)
+            },
+            Reset::Refuse(seq) => TcpHeader {
+                seq,
+                flags: Flags::RST,
+                ..TcpHeader::default()
+            },
+        };
         self.outgoing(header, Payload::new(), 0)
     }
 
@@ -487,7 +496,8 @@ impl Connection {
     /// Whether the reader has made enough room to tell the peer.
     pub(super) fn window_opened(&self) -> bool {
         let look = self.link.recv.look();
-        look.free >= self.window_update_at(look.capacity)
+        // As long as nothing was read, there is no more room than there was.
+        look.consumed > 0 && look.free >= self.window_update_at(look.capacity)
     }
 
     fn outgoing(&mut self, header: TcpHeader, payload: Payload, gso_size: u16) -> Outgoing {

@@ -2,5 +2,7 @@
 
 mod basics;
 mod lossy;
+mod open;
 mod pair;
+mod raw;
 mod script;

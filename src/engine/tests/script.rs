@@ -146,6 +146,11 @@ impl Script {
         self.id.expect("the script has a connection")
     }
 
+    /// Our initial sequence number, as on the wire.
+    pub(super) fn iss(&self) -> u32 {
+        self.iss.expect("a SYN was sent").raw()
+    }
+
     pub(super) fn state(&self) -> Option<State> {
         self.engine.state(self.id())
     }
