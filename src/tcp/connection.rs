@@ -165,6 +165,17 @@ pub(crate) struct Established {
     pub(crate) is_v6: bool,
 }
 
+/// How long an orphan may wait for an acknowledgement: as long as so many retransmissions take from
+/// the least timeout on, whatever this connection's is (Linux: `tcp_model_timeout`).
+fn orphan_limit(config: &Config) -> Duration {
+    const BASE: Duration = Duration::from_millis(200);
+    const DOUBLINGS: u32 = 9;
+    const LONGEST: Duration = Duration::from_secs(120);
+    let retries = u32::from(config.orphan_retries);
+    let doubled = BASE * ((2 << retries.min(DOUBLINGS)) - 1);
+    doubled + LONGEST * retries.saturating_sub(DOUBLINGS)
+}
+
 impl Connection {
     /// A connection whose SYN and SYN-ACK are acknowledged, both ways.
     pub(crate) fn new(
@@ -358,7 +369,20 @@ impl Connection {
         } else if self.state == State::FinWait2 {
             self.timers
                 .start(Timer::Limit, cx.now + cx.config.fin_timeout);
+        } else if self.options.user_timeout.is_none() {
+            self.timers
+                .start(Timer::Limit, cx.now + orphan_limit(cx.config));
         }
+    }
+
+    /// An orphan's time is over, if nothing was acknowledged in it.
+    fn on_limit(&mut self, cx: &mut Context<'_>) {
+        let until = self.stalled_since + orphan_limit(cx.config);
+        if self.state != State::FinWait2 && until > cx.now {
+            return self.timers.start(Timer::Limit, until);
+        }
+        cx.counters.timed_out += 1;
+        self.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx);
     }
 
     /// ABORT (RFC 9293 §3.10.5): a reset, and nothing more.
@@ -441,10 +465,7 @@ impl Connection {
                 Timer::ZeroWindowProbe => self.on_window_probe_timeout(cx),
                 Timer::DelayedAck => self.rcv.ack.now = self.rcv.ack.pending > 0,
                 Timer::KeepAlive => self.on_keepalive_timeout(cx),
-                Timer::Limit => {
-                    cx.counters.timed_out += 1;
-                    self.fail(Failure::TimedOut, cx);
-                }
+                Timer::Limit => self.on_limit(cx),
                 Timer::Pacing => {}
             }
         }

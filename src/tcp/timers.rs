@@ -15,7 +15,7 @@ pub(crate) enum Timer {
     ZeroWindowProbe,
     DelayedAck,
     KeepAlive,
-    /// FIN-WAIT-2 of an orphan.
+    /// Of an orphan: in FIN-WAIT-2, or without an acknowledgement.
     Limit,
     Pacing,
 }

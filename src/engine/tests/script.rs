@@ -151,6 +151,11 @@ impl Script {
         self.iss.expect("a SYN was sent").raw()
     }
 
+    /// Which of several connections the numbers are of: the one with this number of ours.
+    pub(super) fn set_iss(&mut self, iss: u32) {
+        self.iss = Some(SeqNum::new(iss));
+    }
+
     pub(super) fn state(&self) -> Option<State> {
         self.engine.state(self.id())
     }
