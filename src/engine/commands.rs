@@ -22,6 +22,9 @@ use crate::{
     time::Time,
 };
 
+/// Ports looked at before one whose last connection to the peer is in TIME-WAIT will do.
+const PORTS_TRIED: u32 = 128;
+
 impl Engine {
     /// A handle asks for something.
     pub(crate) fn on_command(&mut self, command: Command, now: Instant) {
@@ -264,7 +267,12 @@ impl Engine {
                 && taken
                     .is_none_or(|target| over_time_wait && matches!(target, Target::TimeWait(_)))
         };
-        let port = ephemeral.next(ip, peer, |port| free(port, false));
+        // When nearly all are in TIME-WAIT, looking at each of them would take too long.
+        let mut seen = 0;
+        let port = ephemeral.next(ip, peer, |port| {
+            seen += 1;
+            free(port, seen > PORTS_TRIED)
+        });
         port.or_else(|| ephemeral.next(ip, peer, |port| free(port, true)))
     }
 

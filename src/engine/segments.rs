@@ -189,7 +189,11 @@ impl Engine {
                         flags: seg.header.flags.without(Flags::SYN),
                         seq: seg.header.seq + u32::from(syn(&seg)),
                         // A SYN's window is not scaled, and this one will be (RFC 7323 §2.2).
-                        wnd: if syn(&seg) { seg.header.wnd >> shift } else { seg.header.wnd },
+                        wnd: if syn(&seg) {
+                            seg.header.wnd >> shift
+                        } else {
+                            seg.header.wnd
+                        },
                         ..seg.header
                     };
                     self.on_slot_segment(index, Segment { header, ..seg }, now);

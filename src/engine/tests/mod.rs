@@ -2,6 +2,7 @@
 
 mod basics;
 mod close;
+mod injection;
 mod lossy;
 mod open;
 mod pair;
@@ -9,3 +10,5 @@ mod queues;
 mod raw;
 mod resets;
 mod script;
+mod threats_floods;
+mod time_wait;

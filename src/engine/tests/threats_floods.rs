@@ -1,0 +1,239 @@
+//! SYN floods: cookies, what the tables cost, and what a spoofed SYN can make us send.
+
+use std::time::Duration;
+
+use super::{
+    pair::pattern,
+    raw::{self, ACK},
+    script::Script,
+};
+use crate::{config::Config, info::State};
+
+/// Half-open connections of spoofed peers fill the table.
+fn flooded(max: usize, config: &mut Config) -> Script {
+    config.half_open_max(max);
+    let mut s = Script::listening(config.clone(), 128);
+    for port in 0..max {
+        s.peer.set_port(1000 + port as u16);
+        s.recv("S 0:0(0) win 65535 <mss 1000>");
+        s.sent("S. 0:0(0) ack 1");
+    }
+    s.peer = "198.51.100.7:4000".parse().unwrap();
+    s
+}
+
+fn count(s: &Script, state: State) -> usize {
+    let infos = s.engine.sockets(s.now);
+    infos.iter().filter(|info| info.state == state).count()
+}
+
+#[test]
+fn f1_with_a_full_table_honest_peers_still_connect() {
+    let mut s = flooded(100, &mut Config::default());
+    for port in 0..50 {
+        s.peer.set_port(4000 + port);
+        s.recv("S 0:0(0) win 5000 <mss 1460>");
+        s.sent("S. 0:0(0) ack 1 win 65535 <mss 1460>");
+        s.wait_ms(10);
+        s.recv(". 1:1(0) ack 1 win 5000");
+        s.accept();
+        s.recv("P. 1:101(100) ack 1 win 5000");
+        s.sent(". 1:1(0) ack 101");
+        assert_eq!(s.read().unwrap(), pattern(0, 100));
+    }
+    assert_eq!(count(&s, State::SynReceived), 100);
+    let counters = s.counters();
+    assert_eq!((counters.cookies_sent, counters.cookies_accepted), (50, 50));
+}
+
+#[test]
+fn f2_a_cookie_keeps_the_options_when_there_are_timestamps() {
+    let mut s = flooded(10, &mut Config::default());
+    s.wait_ms(777);
+    s.recv("S 0:0(0) win 5000 <mss 1200,sackOK,TS val 50 ecr 0,wscale 9>");
+    let cookie = s.next().unwrap();
+    let options = cookie.header.options;
+    assert_eq!(
+        (options.mss, options.window_scale, options.sack_permitted),
+        (Some(1460), Some(7), true)
+    );
+    let echo = options.timestamps.unwrap().val;
+    let mut ack = raw::Tcp::from_peer(&s, ACK, 1);
+    ack.ack = cookie.header.seq.raw().wrapping_add(1);
+    ack.wnd = 10;
+    ack.options = [
+        &[1, 1, 8, 10][..],
+        &60_u32.to_be_bytes(),
+        &echo.to_be_bytes(),
+    ]
+    .concat();
+    s.recv_packet(ack.packet());
+    s.accept();
+    let info = s.engine.info(s.id()).unwrap();
+    assert_eq!(
+        (info.snd_shift, info.sack, info.timestamps),
+        (9, true, true)
+    );
+    assert_eq!((info.snd_wnd, info.snd_mss), (10 << 9, 1200 - 12));
+}
+
+#[test]
+fn f2_without_timestamps_a_cookie_keeps_the_mss_only_and_promises_no_more() {
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 5000 <mss 1300,sackOK,wscale 9>");
+    s.sent("S. 0:0(0) ack 1 win 65535 <mss 1460>");
+    s.recv(". 1:1(0) ack 1 win 5000");
+    s.accept();
+    let info = s.engine.info(s.id()).unwrap();
+    assert_eq!(
+        (info.snd_shift, info.sack, info.timestamps),
+        (0, false, false)
+    );
+    assert_eq!((info.snd_wnd, info.snd_mss), (5000, 1200));
+}
+
+#[test]
+fn f2_a_cookie_may_come_back_with_data() {
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 5000 <mss 1300>");
+    s.sent("S. 0:0(0) ack 1");
+    s.recv("FP. 1:101(100) ack 1 win 5000");
+    s.sent(". 1:1(0) ack 102");
+    s.accept();
+    assert_eq!(s.read().unwrap(), pattern(0, 100));
+}
+
+#[test]
+fn f2_a_cookie_is_refused_after_four_minutes_even_if_the_flood_goes_on() {
+    let mut s = flooded(10, &mut Config::default());
+    let victim = s.peer;
+    s.recv("S 0:0(0) win 5000 <mss 1300>");
+    let cookie = s.sent("S. 0:0(0) ack 1").header.seq.raw();
+    for round in 0..24 {
+        s.wait_ms(10_000);
+        for port in 0..12 {
+            s.peer.set_port(10_000 + round * 100 + port);
+            s.recv("S 0:0(0) win 5000 <mss 1300>");
+        }
+        s.drain();
+    }
+    s.peer = victim;
+    s.set_iss(cookie);
+    s.recv(". 1:1(0) ack 1 win 5000");
+    s.sent("R 1:1(0)");
+    assert_eq!(count(&s, State::Established), 0);
+}
+
+#[test]
+fn f2_a_cookie_of_another_peer_or_number_opens_nothing() {
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 5000 <mss 1300>");
+    s.sent("S. 0:0(0) ack 1");
+    s.recv(". 2:2(0) ack 1 win 5000");
+    s.sent("R 1:1(0)");
+    s.peer.set_port(4001);
+    s.recv(". 1:1(0) ack 1 win 5000");
+    s.sent("R 1:1(0)");
+    s.peer.set_port(4000);
+    s.recv("S. 1:1(0) ack 1 win 5000");
+    s.sent("R 1:1(0)");
+    assert_eq!(count(&s, State::Established), 0);
+}
+
+#[test]
+fn f2_random_acknowledgements_open_nothing() {
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 5000 <mss 1300>");
+    s.sent("S. 0:0(0) ack 1");
+    let mut rng = crate::testing::Rng::new(5);
+    let mut seg = raw::Tcp::from_peer(&s, ACK, 1);
+    for _ in 0..100_000 {
+        seg.ack = rng.next() as u32;
+        s.engine.on_packet(seg.packet(), s.now);
+        s.wait(Duration::from_micros(500));
+        s.drain();
+    }
+    assert_eq!(s.counters().cookies_accepted, 0);
+    assert_eq!(count(&s, State::Established), 0);
+}
+
+#[test]
+fn f2_no_cookie_is_taken_when_there_was_no_flood() {
+    // The cookie is right: an engine with the same secrets and a flood made it.
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 5000 <mss 1300>");
+    let cookie = s.sent("S. 0:0(0) ack 1").header.seq.raw();
+    let mut calm = Script::listening(Config::default(), 128);
+    calm.peer = s.peer;
+    calm.set_iss(cookie);
+    calm.recv(". 1:1(0) ack 1 win 5000");
+    calm.sent("R 1:1(0)");
+    s.recv(". 1:1(0) ack 1 win 5000");
+    s.accept();
+}
+
+#[test]
+fn f3_one_syn_buys_six_syn_acks_and_a_cookie_is_sent_once() {
+    let mut s = Script::listening(Config::default(), 16);
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.wait(Duration::from_millis(7999));
+    assert_eq!(s.drain().len(), 4);
+    s.wait(Duration::from_secs(600));
+    assert_eq!(s.drain().len(), 2);
+
+    let mut s = flooded(10, &mut Config::default());
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    let cookie = s.drain();
+    assert_eq!(cookie.len(), 1);
+    s.wait(Duration::from_secs(600));
+    let to_us = |sent: &super::script::Sent| sent.header.dst_port == 4000;
+    assert!(!s.drain().iter().any(to_us));
+}
+
+#[test]
+fn f3_an_exact_reset_stops_the_series() {
+    let mut s = Script::listening(Config::default(), 16);
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.sent("S. 0:0(0) ack 1");
+    s.recv("R. 1:1(0) ack 1");
+    s.wait(Duration::from_secs(600));
+    s.silence();
+}
+
+#[test]
+fn f1_what_a_half_open_connection_and_a_record_in_time_wait_cost() {
+    let mut config = Config::default();
+    config.time_wait_max(4096);
+    let mut s = Script::listening(config, 128);
+    let before = s.engine.demux.memory();
+    for n in 0..4096_u16 {
+        s.peer.set_port(1000 + n);
+        s.recv("S 0:0(0) win 65535 <mss 1000>");
+        s.next().unwrap();
+    }
+    let bytes = s.engine.half_open.memory() + s.engine.demux.memory() - before;
+    let each = bytes.div_ceil(4096);
+    println!("a half-open connection: {each} bytes");
+    assert!(each <= 128, "{each} bytes");
+
+    let mut s = Script::listening(Config::default(), 128);
+    s.engine.config.time_wait_max = 28_672;
+    for n in 0..28_672_u16 {
+        s.peer.set_port(1000 + n);
+        s.recv("S 0:0(0) win 65535 <mss 1000>");
+        s.sent("S. 0:0(0) ack 1");
+        s.recv(". 1:1(0) ack 1");
+        s.accept();
+        s.close();
+        s.sent("F. 1:1(0) ack 1");
+        s.recv("F. 1:1(0) ack 2");
+        s.sent(". 2:2(0) ack 2");
+    }
+    assert_eq!(s.engine.time_wait.len(), 28_672);
+    let bytes = s.engine.time_wait.memory() + s.engine.demux.memory();
+    let each = bytes.div_ceil(28_672);
+    println!("a record in TIME-WAIT: {each} bytes");
+    assert!(each <= 96, "{each} bytes");
+    s.wait_ms(60_001);
+    assert_eq!(s.engine.time_wait.memory(), 0);
+}
