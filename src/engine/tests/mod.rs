@@ -2,8 +2,10 @@
 
 mod basics;
 mod close;
+mod icmp;
 mod injection;
 mod lossy;
+mod malformed;
 mod open;
 mod pair;
 mod queues;
