@@ -150,6 +150,7 @@ impl Demux {
     }
 
     /// Bytes held.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.table.allocation_size()
     }

@@ -39,9 +39,6 @@ impl Millis {
 }
 
 impl<T, const N: usize> Fifo<T, N> {
-    /// Bytes of an entry.
-    pub(crate) const ENTRY: usize = size_of::<Option<Node<T>>>();
-
     pub(crate) const fn new() -> Self {
         Self {
             nodes: Vec::new(),
@@ -55,8 +52,10 @@ impl<T, const N: usize> Fifo<T, N> {
     }
 
     /// Bytes held.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        self.nodes.capacity() * Self::ENTRY + self.free.capacity() * size_of::<u32>()
+        self.nodes.capacity() * size_of::<Option<Node<T>>>()
+            + self.free.capacity() * size_of::<u32>()
     }
 
     fn node(&self, index: u32) -> &Node<T> {

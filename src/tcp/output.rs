@@ -275,12 +275,20 @@ impl Connection {
     /// round trip is so short that the peer is next door.
     fn burst_limit(&self, mss: u64) -> u64 {
         let max = SUPER_SEGMENT_MAX.max(mss);
-        let Some(srtt) = self.rtt.srtt() else { return max };
+        let Some(srtt) = self.rtt.srtt() else {
+            return max;
+        };
         let cwnd = u64::from(self.cc.window());
         // In slow start the window doubles in a round trip.
-        let window = if cwnd < u64::from(self.cc.ssthresh()) / 2 { 2 * cwnd } else { cwnd + cwnd / 5 };
+        let window = if cwnd < u64::from(self.cc.ssthresh()) / 2 {
+            2 * cwnd
+        } else {
+            cwnd + cwnd / 5
+        };
         let rate = window.saturating_mul(1000) / (srtt.as_micros() as u64).max(1);
-        let near = self.rtt.min_rtt().map_or(0, |rtt| SUPER_SEGMENT_MAX >> (rtt.as_micros() / 512).min(63));
+        let near = self.rtt.min_rtt().map_or(0, |rtt| {
+            SUPER_SEGMENT_MAX >> (rtt.as_micros() / 512).min(63)
+        });
         let burst = rate.saturating_add(near).max(2 * mss).min(max);
         burst / mss * mss
     }
