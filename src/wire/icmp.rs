@@ -133,6 +133,26 @@ pub(crate) struct Quote {
     pub(crate) packet_len: usize,
 }
 
+impl Quote {
+    /// The echo request of ours that it quotes, if it is one: type, code, and the two numbers stand
+    /// where TCP has its ports and SEG.SEQ.
+    pub(crate) const fn echo_request(&self) -> Option<Echo> {
+        let request = match (self.src, self.protocol) {
+            (IpAddr::V4(_), protocol::ICMP) => V4_ECHO_REQUEST,
+            (IpAddr::V6(_), protocol::ICMPV6) => V6_ECHO_REQUEST,
+            _ => return None,
+        };
+        if self.src_port >> 8 != request as u16 {
+            return None;
+        }
+        let numbers = self.seq.raw();
+        Some(Echo {
+            ident: (numbers >> 16) as u16,
+            sequence: numbers as u16,
+        })
+    }
+}
+
 /// What we report of a packet that we have received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -299,11 +319,34 @@ pub(crate) fn echo_reply(
     answer(ip, header, payload, ttl, ip.tos & !3)
 }
 
+/// A question whether somebody is there.
+///
+/// # Panics
+/// If the addresses are of different families.
+pub(crate) fn echo_request(
+    src: IpAddr,
+    dst: IpAddr,
+    echo: Echo,
+    payload: Payload,
+    ttl: u8,
+) -> Packet {
+    let mut header = [0; HEADER_LEN];
+    header[0] = match src {
+        IpAddr::V4(_) => V4_ECHO_REQUEST,
+        IpAddr::V6(_) => V6_ECHO_REQUEST,
+    };
+    header[4..6].copy_from_slice(&echo.ident.to_be_bytes());
+    header[6..8].copy_from_slice(&echo.sequence.to_be_bytes());
+    message((src, dst), header, payload, ttl, 0)
+}
+
 /// Whether an error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)): never about
 /// an error, to or from more than one host, or about a later fragment.
 pub(crate) fn may_report(packet: &Packet, ip: &IpHeader) -> bool {
     let is_later = ip.fragment.is_some_and(|fragment| fragment.offset != 0);
-    if is_later || ip::is_martian_source(ip.src) || !ip::is_unicast_destination(ip.dst) {
+    // A packet with a loopback address never left its stack, which may tell itself.
+    let is_host = |ip: IpAddr| ip.is_loopback() || ip::is_unicast_destination(ip);
+    if is_later || !is_host(ip.src) || !is_host(ip.dst) {
         return false;
     }
     let kind = packet.first().get(ip.header_len).copied();
@@ -354,8 +397,12 @@ pub(crate) fn report(packet: &Packet, ip: &IpHeader, report: Report, ttl: u8) ->
 }
 
 /// A message back to where a packet came from, from where it went to.
-fn answer(
-    ip: &IpHeader,
+fn answer(ip: &IpHeader, header: [u8; HEADER_LEN], payload: Payload, ttl: u8, tos: u8) -> Packet {
+    message((ip.dst, ip.src), header, payload, ttl, tos)
+}
+
+fn message(
+    (src, dst): (IpAddr, IpAddr),
     mut header: [u8; HEADER_LEN],
     payload: Payload,
     ttl: u8,
@@ -363,9 +410,9 @@ fn answer(
 ) -> Packet {
     let len = HEADER_LEN + payload.iter().map(Bytes::len).sum::<usize>();
     let emit = IpEmit {
-        src: ip.dst,
-        dst: ip.src,
-        protocol: match ip.src {
+        src,
+        dst,
+        protocol: match src {
             IpAddr::V4(_) => protocol::ICMP,
             IpAddr::V6(_) => protocol::ICMPV6,
         },

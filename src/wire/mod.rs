@@ -6,6 +6,7 @@ mod ipv4;
 mod ipv6;
 pub(crate) mod options;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 /// Why bytes are no packet, segment or message. Counted and dropped, never told to anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +38,12 @@ pub(crate) enum Malformed {
     DataOffset,
     /// The TCP checksum is wrong.
     TcpChecksum,
+    /// Shorter than a UDP header.
+    UdpTruncated,
+    /// A UDP length that is less than the header's, or more than there is.
+    UdpLength,
+    /// The UDP checksum is wrong, or missing in IPv6.
+    UdpChecksum,
     /// Shorter than an ICMP header.
     IcmpTruncated,
     /// The ICMP checksum is wrong.
@@ -51,6 +58,8 @@ pub(crate) mod protocol {
     pub(crate) const ICMP: u8 = 1;
     /// TCP.
     pub(crate) const TCP: u8 = 6;
+    /// UDP.
+    pub(crate) const UDP: u8 = 17;
     /// ICMP for IPv6.
     pub(crate) const ICMPV6: u8 = 58;
 }
@@ -74,6 +83,7 @@ mod tests {
         ip::{self, IpEmit, IpHeader},
         options::{SackBlocks, TcpOptions, Timestamps},
         tcp::{self, Flags, TcpHeader},
+        udp::{self, UdpHeader},
         *,
     };
     use crate::{
@@ -135,6 +145,10 @@ mod tests {
                 let tcp = TcpHeader::of(&packet, &ip)?;
                 assert!(ip.header_len + tcp.header_len <= ip.total_len);
             }
+            protocol::UDP => {
+                let udp = UdpHeader::of(&packet, &ip)?;
+                assert!(ip.header_len + udp.len <= ip.total_len);
+            }
             protocol::ICMP | protocol::ICMPV6 => {
                 icmp::parse(&packet, &ip)?;
             }
@@ -152,6 +166,7 @@ mod tests {
             let echo = Payload::from_iter([Bytes::from_static(b"ping")]);
             samples.push(segment.to_vec());
             samples.push(icmp::echo_reply(&ip, 1, 2, echo, 64).to_vec());
+            samples.push(udp::packet(envelope(v6), 53, 4000, Bytes::from_static(b"dig")).to_vec());
             for report in [
                 Report::Host,
                 Report::Protocol,
@@ -259,6 +274,7 @@ mod tests {
             };
             let packet = Packet::received(bytes.into(), verified);
             let _ = TcpHeader::of(&packet, &ip);
+            let _ = UdpHeader::of(&packet, &ip);
             if let Ok(IcmpMessage::Error(error)) = icmp::parse(&packet, &ip) {
                 assert_eq!(error.quote.src.is_ipv4(), ip.src.is_ipv4());
             }
