@@ -96,6 +96,8 @@ pub struct Config {
     pub(crate) send_buffer: usize,
     pub(crate) send_buffer_max: usize,
     pub(crate) memory: usize,
+    pub(crate) udp_recv_buffer: usize,
+    pub(crate) udp_send_buffer: usize,
     pub(crate) connections_max: usize,
     pub(crate) per_source_max: usize,
     pub(crate) half_open_max: usize,
@@ -132,6 +134,8 @@ impl Default for Config {
             send_buffer: 128 << 10,
             send_buffer_max: 6 << 20,
             memory: 1 << 30,
+            udp_recv_buffer: 212_992,
+            udp_send_buffer: 212_992,
             connections_max: 1 << 20,
             per_source_max: PER_SOURCE_UNLIMITED,
             half_open_max: 4096,
@@ -192,6 +196,13 @@ setters! {
     /// Bytes that all buffers of all connections may hold together: 1 GiB, 1 MiB at least. Linux:
     /// `tcp_mem`.
     memory: usize = |bytes| bytes.max(1 << 20);
+    /// Bytes of the datagrams that a UDP socket has received and nobody has read, each with 256 bytes
+    /// for itself: 212,992, 4 KiB to 1 GiB. What comes when there is no room is dropped. Linux:
+    /// `rmem_default`.
+    udp_recv_buffer: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
+    /// The same for datagrams that wait to be sent: 212,992, 4 KiB to 1 GiB. Sending waits when there
+    /// is no room. Linux: `wmem_default`.
+    udp_send_buffer: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
     /// Connections that may exist at one time: 1,048,576, 1 to 2^24.
     connections_max: usize = |count| count.clamp(1, 1 << 24);
     /// Connections that may exist with one peer, or one /64 of IPv6, half-open ones included: no
@@ -252,8 +263,8 @@ setters! {
     ecn: bool = |on| on;
     /// Answers ICMP echo requests: on.
     echo_reply: bool = |on| on;
-    /// Answers segments for ports where nobody listens with a reset: on. Off is for a stack that
-    /// shares its addresses with others.
+    /// Answers segments for ports where nobody listens with a reset, and datagrams with an ICMP error:
+    /// on. Off is for a stack that shares its addresses with others.
     reset_closed_ports: bool = |on| on;
     /// What new sockets start with.
     options: SocketOptions = |options| SocketOptions { ttl: options.ttl.max(1), ..options };

@@ -176,6 +176,10 @@ counters! {
     cookies_sent,
     /// SYN cookies that came back and were right.
     cookies_accepted,
+    /// UDP datagrams received that a socket took.
+    datagrams_received,
+    /// UDP datagrams sent.
+    datagrams_sent,
     /// ICMP echo requests answered.
     echo_replies,
     /// ICMP errors received and acted upon.
@@ -204,9 +208,17 @@ counters! {
     drop_malformed_tcp,
     /// Dropped: the TCP checksum was wrong.
     drop_tcp_checksum,
+    /// Dropped: a UDP header that contradicts itself.
+    drop_malformed_udp,
+    /// Dropped: the UDP checksum was wrong.
+    drop_udp_checksum,
+    /// Dropped: a datagram for which the receive queue of its socket had no room.
+    drop_datagram,
+    /// Not sent: a datagram that no longer fits the device, whose MTU was lowered.
+    drop_datagram_size,
     /// Dropped: ICMP that was malformed, or an error that fits none of our connections.
     drop_icmp,
-    /// Dropped: a segment for no connection and no listener.
+    /// Dropped: a segment for no connection and no listener, or a datagram for no socket.
     drop_no_socket,
     /// Dropped: a segment that no state accepts (flags, ports).
     drop_bad_flags,

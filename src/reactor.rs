@@ -314,6 +314,7 @@ impl<D: Device> Reactor<D> {
             match command {
                 Command::Connect { link, .. } => link.fail(failure, &mut wakes),
                 Command::Listen(listener) => listener.fail(failure, &mut wakes),
+                Command::Datagrams(link) => link.fail(failure, &mut wakes),
                 // Whoever waits for an answer sees its sender go.
                 _ => {}
             }

@@ -32,6 +32,8 @@ impl Engine {
         match command {
             Command::Connect { link, bound, peer } => drop(self.open(link, bound, peer, now)),
             Command::Listen(link) => drop(self.listen_on(link)),
+            Command::Datagrams(link) => self.open_datagrams(link),
+            Command::Ping { to, payload, reply } => self.ping(to, payload, reply, now),
             Command::Incoming(decider) => self.set_decider(decider),
             Command::Decide(id, decision) => self.decide(id, decision, now),
             // Whoever asked may have gone; then nobody misses the answer.
@@ -45,6 +47,9 @@ impl Engine {
 
     /// A handle has pressed its button.
     pub(crate) fn on_rung(&mut self, id: ConnId, now: Instant) {
+        if self.look_at_datagrams(id) {
+            return;
+        }
         if let Some(index) = self.slots.resolve(id) {
             let now = self.at(now);
             self.look(index, now);
@@ -229,6 +234,7 @@ impl Engine {
         {
             Some(ip) => ip,
             None => self
+                .network
                 .source_for(peer.ip())
                 .ok_or(Failure::NetworkUnreachable)?,
         };
@@ -274,21 +280,6 @@ impl Engine {
             free(port, seen > PORTS_TRIED)
         });
         port.or_else(|| ephemeral.next(ip, peer, |port| free(port, true)))
-    }
-
-    /// The address that is nearest to `peer`: of its network, else the first of its family.
-    fn source_for(&self, peer: IpAddr) -> Option<IpAddr> {
-        if peer.is_loopback() || self.is_ours(peer) {
-            return Some(peer);
-        }
-        let family = |net: &&ipnet::IpNet| net.addr().is_ipv4() == peer.is_ipv4();
-        let near = self
-            .addresses
-            .iter()
-            .filter(family)
-            .find(|net| net.contains(&peer));
-        near.or_else(|| self.addresses.iter().find(family))
-            .map(ipnet::IpNet::addr)
     }
 
     pub(super) fn abort_id(&mut self, id: ConnId, now: Time) {

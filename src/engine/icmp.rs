@@ -1,7 +1,5 @@
 //! ICMP and ICMPv6: echo, and errors about what we sent (RFC 5927).
 
-use std::net::IpAddr;
-
 use crate::{
     engine::{
         Engine,
@@ -48,23 +46,15 @@ impl Engine {
                 let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
                 let reply = icmp::echo_reply(ip, echo.ident, echo.sequence, payload, ttl);
                 self.counters.echo_replies += 1;
-                self.answer_to(reply, ip.src);
+                self.route(reply, ip.src);
             }
             // Routers send it to where the packet came from.
             Ok(IcmpMessage::Error(error)) if error.quote.src == ip.dst => {
                 self.on_icmp_error(&error, now);
             }
-            Ok(IcmpMessage::Error(_)) => self.counters.drop_icmp += 1,
-            Ok(IcmpMessage::EchoReply(_) | IcmpMessage::Other) => self.counters.drop_icmp += 1,
+            Ok(IcmpMessage::EchoReply(echo)) => self.on_echo_reply(echo, ip, now),
+            Ok(IcmpMessage::Error(_) | IcmpMessage::Other) => self.counters.drop_icmp += 1,
             Err(reason) => count(&mut self.counters, reason),
-        }
-    }
-
-    fn answer_to(&mut self, packet: Packet, to: IpAddr) {
-        if self.is_ours(to) || to.is_loopback() {
-            self.looped.push_back(packet);
-        } else {
-            self.answer(packet);
         }
     }
 
@@ -78,13 +68,18 @@ impl Engine {
             return;
         }
         let message = icmp::report(packet, ip, report, self.config.options.ttl);
-        self.answer_to(message, ip.src);
+        self.route(message, ip.src);
     }
 
     /// RFC 5927: believed only of a segment that is in flight, and even then it ends nothing but
     /// an attempt to connect.
     fn on_icmp_error(&mut self, error: &IcmpError, now: Time) {
         let quote = &error.quote;
+        match quote.protocol {
+            protocol::UDP => return self.on_datagram_error(error),
+            protocol::ICMP | protocol::ICMPV6 => return self.on_ping_error(error),
+            _ => {}
+        }
         let tuple = FourTuple::new(
             (quote.src, quote.src_port).into(),
             (quote.dst, quote.dst_port).into(),
@@ -147,7 +142,7 @@ impl Engine {
 
 /// What an error means to the user, and whether it ends an attempt to connect at once
 /// (RFC 1122 §4.2.3.9; Linux fails a connect on unreachable ports and protocols).
-fn failure_of(kind: IcmpErrorKind) -> Option<(Failure, bool)> {
+pub(super) fn failure_of(kind: IcmpErrorKind) -> Option<(Failure, bool)> {
     Some(match kind {
         IcmpErrorKind::Unreachable(Unreachable::Port | Unreachable::Protocol) => {
             (Failure::Refused, true)
@@ -165,7 +160,7 @@ fn failure_of(kind: IcmpErrorKind) -> Option<(Failure, bool)> {
 }
 
 /// RFC 1191 §5 and §7.1, RFC 8201 §4.
-fn believable_mtu(mtu: u32, packet_len: usize, is_v4: bool) -> u32 {
+pub(super) fn believable_mtu(mtu: u32, packet_len: usize, is_v4: bool) -> u32 {
     if !is_v4 {
         return mtu.max(MIN_PMTU_V6);
     }

@@ -57,11 +57,13 @@ mod incoming;
 mod isn;
 mod limiter;
 mod listener;
+mod ping;
 mod segments;
 mod slots;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::{
     collections::VecDeque,
@@ -86,12 +88,14 @@ use crate::{
         isn::SecretKeys,
         limiter::Limiter,
         listener::{Listeners, Pending},
+        ping::Pings,
         slots::{Slot, Slots},
         sources::Sources,
+        udp::Udp,
     },
     error::Failure,
     info::{Counters, State},
-    link::{Doorbell, Ports, Wakes},
+    link::{Doorbell, Network, Ports, Wakes},
     packet::{Packet, Payload},
     tcp::{connection::Connection, time_wait::TimeWait},
     time::Time,
@@ -167,6 +171,9 @@ pub struct Engine {
     counters: Counters,
     orphans: usize,
     incoming: Incoming,
+    network: Arc<Network>,
+    udp: Udp,
+    pings: Pings,
     /// SYN cookies are valid until then.
     cookies_until: Time,
     /// Shutting down: what is left then is reset.
@@ -182,19 +189,25 @@ impl Engine {
             None => rand::make_rng(),
         };
         let keys = SecretKeys::new(&mut rng);
-        let ips = addresses.iter().map(IpNet::addr).collect();
+        let ips: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
+        let ports = Ports::new(ips.clone(), false, rng.next_u64());
+        let demux = Demux::new((rng.next_u64(), rng.next_u64()));
+        let udp_ports = Ports::new(ips, false, rng.next_u64());
         Self {
             epoch: now,
             addresses: addresses.to_vec(),
             mtu,
             bell: Doorbell::new(),
-            ports: Ports::new(ips, false, rng.next_u64()),
+            ports,
+            network: Network::new(addresses, mtu, udp_ports, config.memory),
+            udp: Udp::default(),
+            pings: Pings::default(),
             keys,
             ephemeral: EphemeralPorts::new(ephemeral::DEFAULT_RANGE, &mut rng),
             limits: Limits::new(),
             sources: Sources::new(config.per_source_max),
             slots: Slots::default(),
-            demux: Demux::new((rng.next_u64(), rng.next_u64())),
+            demux,
             listeners: Listeners::default(),
             half_open: Fifo::new(),
             time_wait: Fifo::new(),
@@ -227,6 +240,10 @@ impl Engine {
         &self.ports
     }
 
+    pub(crate) fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
     /// What new sockets start with.
     pub fn default_options(&self) -> SocketOptions {
         self.config.options
@@ -248,6 +265,7 @@ impl Engine {
             return;
         }
         self.mtu = mtu;
+        self.network.set_mtu(mtu);
         let open: Vec<u32> = self.slots.iter().map(|(index, _)| index).collect();
         for index in open {
             if let Some(Slot::Open(connection)) =
@@ -284,15 +302,17 @@ impl Engine {
                     out.push_back(packet);
                     continue;
                 }
-                let Some(index) = self.ready.pop_front() else {
-                    break;
-                };
-                if let Some(packet) = self.poll_slot(index, at) {
+                // Connections and datagram sockets take turns.
+                let index = self.ready.pop_front();
+                if let Some(packet) = index.and_then(|index| self.poll_slot(index, at)) {
                     self.emit(packet, out);
+                }
+                if !self.poll_datagram() && index.is_none() {
+                    break;
                 }
             }
             if out.len() >= end {
-                return self.answers.is_empty() && self.ready.is_empty() && self.looped.is_empty();
+                return !self.has_to_send() && self.looped.is_empty();
             }
             if self.looped.is_empty() {
                 return true;
@@ -302,6 +322,11 @@ impl Engine {
                 self.on_looped(packet, at);
             }
         }
+    }
+
+    /// Whether anything waits to be sent.
+    fn has_to_send(&self) -> bool {
+        !self.answers.is_empty() || !self.ready.is_empty() || self.udp.has_to_send()
     }
 
     fn emit(&mut self, packet: Packet, out: &mut VecDeque<Packet>) {
@@ -330,10 +355,7 @@ impl Engine {
 
     /// The engine was shut down, and everything has come to its end.
     pub fn is_finished(&self) -> bool {
-        self.abort_at.is_some()
-            && self.slots.is_quiet()
-            && self.ready.is_empty()
-            && self.answers.is_empty()
+        self.abort_at.is_some() && self.slots.is_quiet() && !self.has_to_send()
     }
 
     /// The device is gone: every handle is told.
@@ -354,10 +376,20 @@ impl Engine {
                 }
             }
         }
+        self.fail_datagrams(failure);
         self.incoming.dismiss();
         self.ready.clear();
         self.answers.clear();
         self.looped.clear();
+    }
+
+    /// Queues a packet that no connection sends, for the device or for ourselves.
+    fn route(&mut self, packet: Packet, to: IpAddr) {
+        if self.network.is_local(to) {
+            self.looped.push_back(packet);
+        } else {
+            self.answer(packet);
+        }
     }
 
     /// Whether this address is one of the stack's.

@@ -51,9 +51,13 @@ impl Engine {
         })
     }
 
-    /// Whether a packet is for us: for one of our addresses, or TCP to any of which we end all.
+    /// Whether a packet is for us: for one of our addresses, or of a protocol of which we end all.
     fn takes(&self, ip: &IpHeader) -> bool {
-        let any = self.incoming.any_destination && ip.protocol == protocol::TCP;
+        let any = match ip.protocol {
+            protocol::TCP => self.incoming.any_destination,
+            protocol::UDP => self.udp.takes_any(),
+            _ => false,
+        };
         ip::is_unicast_destination(ip.dst)
             && (self.is_ours(ip.dst) || any && !self.is_broadcast(ip.dst))
     }
@@ -69,6 +73,7 @@ impl Engine {
     fn on_transport(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
         match (ip.protocol, ip.dst) {
             (protocol::TCP, _) => self.on_tcp(packet, ip, now),
+            (protocol::UDP, _) => self.on_datagram(packet, ip, now),
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
                 self.on_icmp(packet, ip, now)
             }
@@ -315,6 +320,8 @@ pub(super) fn count(counters: &mut Counters, reason: Malformed) {
         Malformed::IpChecksum => &mut counters.drop_ip_checksum,
         Malformed::TcpTruncated | Malformed::DataOffset => &mut counters.drop_malformed_tcp,
         Malformed::TcpChecksum => &mut counters.drop_tcp_checksum,
+        Malformed::UdpTruncated | Malformed::UdpLength => &mut counters.drop_malformed_udp,
+        Malformed::UdpChecksum => &mut counters.drop_udp_checksum,
         Malformed::IcmpTruncated | Malformed::IcmpChecksum | Malformed::IcmpQuote => {
             &mut counters.drop_icmp
         }

@@ -1,11 +1,19 @@
 //! What handles ask of the reactor that is not bytes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Arrival, ConnId, Decision, ListenerLink, PortGuard, StreamLink};
-use crate::info::{Counters, SocketInfo, TcpInfo};
+use super::{Arrival, ConnId, DatagramLink, Decision, ListenerLink, PortGuard, StreamLink};
+use crate::{
+    error::Failure,
+    info::{Counters, SocketInfo, TcpInfo},
+};
 
 /// A request, with the place for its answer.
 #[derive(Debug)]
@@ -21,6 +29,17 @@ pub(crate) enum Command {
     },
     /// Starts to take connections.
     Listen(Arc<ListenerLink>),
+    /// Starts to take and to send datagrams.
+    Datagrams(Arc<DatagramLink>),
+    /// Asks whether somebody is there. The answer is the time it took.
+    Ping {
+        /// Who is asked.
+        to: IpAddr,
+        /// What is to come back.
+        payload: Bytes,
+        /// Closed by whoever waits no longer.
+        reply: oneshot::Sender<Result<Duration, Failure>>,
+    },
     /// Asks to be asked about connections to any address.
     Incoming(mpsc::UnboundedSender<Arrival>),
     /// The answer about one of them.

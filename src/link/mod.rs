@@ -1,7 +1,7 @@
 //! Everything that a handle shares with the reactor.
 //!
 //! Shared mutability lives here and nowhere else: two pipes of bytes for each stream, a queue for
-//! each listener, the ports, and the doorbell by which handles make the reactor look. What is
+//! each listener, two queues for each datagram socket, the ports, and the doorbell by which handles make the reactor look. What is
 //! marked \[engine\] is for the engine, which collects the wakers of whom it served and has them
 //! fired when all is done. Everything else is for handles, and wakes by itself.
 //!
@@ -11,8 +11,10 @@
 mod backlog;
 mod blocks;
 mod command;
+mod datagram;
 mod doorbell;
 mod incoming;
+mod network;
 mod ports;
 mod recv_pipe;
 mod rope;
@@ -26,8 +28,10 @@ pub use self::doorbell::ConnId;
 pub(crate) use self::{
     backlog::{Accept, ListenerLink},
     command::Command,
+    datagram::{Datagram, DatagramLink, Marks, Target},
     doorbell::{Button, Doorbell},
     incoming::{Arrival, Decision},
+    network::Network,
     ports::{PortGuard, Ports},
     recv_pipe::{RecvLook, RecvPipe},
     rope::Rope,

@@ -180,7 +180,7 @@ fn errors_to_another_address_than_the_quoted_are_dropped() {
 fn what_we_do_not_serve_is_reported_but_not_without_end() {
     let mut s = Script::new(Config::default());
     let (src, dst) = (raw::v4(s.peer), raw::v4(s.local));
-    let packet = raw::ipv4(src, dst, 17, &[0; 16]);
+    let packet = raw::ipv4(src, dst, 132, &[0; 16]);
     let mut out = std::collections::VecDeque::new();
     for _ in 0..5000 {
         s.engine.on_packet(raw::packet(&packet), s.now);

@@ -2,6 +2,7 @@
 
 mod basics;
 mod close;
+mod datagrams;
 mod icmp;
 mod injection;
 mod lossy;

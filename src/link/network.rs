@@ -1,0 +1,178 @@
+//! What handles know of their stack's network without asking the reactor.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use ipnet::IpNet;
+
+use super::Ports;
+use crate::packet::PACKET_MAX;
+
+/// Length of the header of UDP, and of an ICMP echo.
+const HEADER_LEN: usize = 8;
+
+/// The error number of Linux, for which `io::ErrorKind` has no name.
+const EMSGSIZE: i32 = 90;
+
+/// The addresses and the MTU of a stack, its UDP ports, and the memory that waiting datagrams hold.
+#[derive(Debug)]
+pub(crate) struct Network {
+    addresses: Box<[IpNet]>,
+    mtu: AtomicUsize,
+    udp_ports: Arc<Ports>,
+    /// Somebody has the socket for any destination.
+    any_taken: AtomicBool,
+    held: AtomicUsize,
+    held_max: usize,
+}
+
+impl Network {
+    /// Nothing is held yet, and never will be more than `held_max` bytes of datagrams.
+    pub(crate) fn new(
+        addresses: &[IpNet],
+        mtu: usize,
+        udp_ports: Arc<Ports>,
+        held_max: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            addresses: addresses.into(),
+            mtu: AtomicUsize::new(mtu),
+            udp_ports,
+            any_taken: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+            held_max,
+        })
+    }
+
+    /// The UDP ports.
+    pub(crate) const fn udp_ports(&self) -> &Arc<Ports> {
+        &self.udp_ports
+    }
+
+    /// Whether a datagram or an echo to `peer` fits in one packet: nothing is fragmented.
+    ///
+    /// # Errors
+    /// `EMSGSIZE`: it does not.
+    pub(crate) fn check_len(&self, len: usize, peer: IpAddr) -> io::Result<()> {
+        let mtu = if self.is_local(peer) {
+            PACKET_MAX
+        } else {
+            self.mtu.load(Ordering::Relaxed)
+        };
+        check_len(len, peer, mtu)
+    }
+
+    /// [engine] The device takes packets of up to `mtu` bytes from now on.
+    pub(crate) fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Whether packets to this address come back to the stack itself.
+    pub(crate) fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.addresses.iter().any(|net| net.addr() == ip)
+    }
+
+    /// The address from which packets to `peer` are sent: of its network, else the first of its
+    /// family.
+    pub(crate) fn source_for(&self, peer: IpAddr) -> Option<IpAddr> {
+        match peer {
+            // As on Linux: any of them is reached from the first.
+            IpAddr::V4(ip) if ip.is_loopback() => return Some(Ipv4Addr::LOCALHOST.into()),
+            _ if self.is_local(peer) => return Some(peer),
+            _ => {}
+        }
+        let family = |net: &&IpNet| net.addr().is_ipv4() == peer.is_ipv4();
+        let mut of_family = self.addresses.iter().filter(family);
+        let near = of_family.clone().find(|net| net.contains(&peer));
+        near.or_else(|| of_family.next()).map(IpNet::addr)
+    }
+
+    /// Takes the socket for any destination; false if somebody has it.
+    pub(crate) fn take_any(&self) -> bool {
+        !self.any_taken.swap(true, Ordering::AcqRel)
+    }
+
+    /// Gives it back.
+    pub(super) fn release_any(&self) {
+        self.any_taken.store(false, Ordering::Release);
+    }
+
+    /// Accounts for memory that a datagram holds; false if there is no room for it.
+    pub(super) fn hold(&self, bytes: usize) -> bool {
+        let add = |held: usize| {
+            let held = held.checked_add(bytes)?;
+            (held <= self.held_max).then_some(held)
+        };
+        let ordering = Ordering::Relaxed;
+        self.held.fetch_update(ordering, ordering, add).is_ok()
+    }
+
+    /// The memory is free again.
+    pub(super) fn release(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a datagram or an echo to `peer` fits in a packet of `mtu` bytes.
+///
+/// # Errors
+/// `EMSGSIZE`: it does not.
+pub(super) fn check_len(len: usize, peer: IpAddr, mtu: usize) -> io::Result<()> {
+    let ip_header_len = if peer.is_ipv4() { 20 } else { 40 };
+    if len + HEADER_LEN + ip_header_len > mtu.min(PACKET_MAX) {
+        return Err(io::Error::from_raw_os_error(EMSGSIZE));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Arc<Network> {
+        let addresses: Vec<IpNet> = ["10.7.0.2/24", "10.8.0.2/16", "fd07::2/64"]
+            .map(|net| net.parse().unwrap())
+            .into();
+        let ports = Ports::new(addresses.iter().map(IpNet::addr).collect(), false, 1);
+        Network::new(&addresses, 1500, ports, 1000)
+    }
+
+    #[test]
+    fn the_source_is_the_nearest_address() {
+        let network = network();
+        for (peer, source) in [
+            ("10.7.0.9", Some("10.7.0.2")),
+            ("10.8.9.9", Some("10.8.0.2")),
+            ("1.1.1.1", Some("10.7.0.2")),
+            ("10.8.0.2", Some("10.8.0.2")),
+            ("127.0.0.9", Some("127.0.0.1")),
+            ("fd08::1", Some("fd07::2")),
+            ("::1", Some("::1")),
+        ] {
+            let source = source.map(|ip| ip.parse().unwrap());
+            assert_eq!(network.source_for(peer.parse().unwrap()), source, "{peer}");
+        }
+        let none = Network::new(&[], 1500, network.udp_ports().clone(), 0);
+        assert_eq!(none.source_for("1.1.1.1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn memory_has_a_limit_and_comes_back() {
+        let network = network();
+        assert!(network.hold(600) && !network.hold(401) && network.hold(400));
+        assert!(!network.hold(usize::MAX));
+        network.release(1000);
+        assert_eq!(network.held(), 0);
+    }
+}
