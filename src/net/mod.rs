@@ -1,4 +1,4 @@
-//! The face of the stack: what `tokio::net` offers for TCP, over a [`Stack`].
+//! The face of the stack: what `tokio::net` offers for TCP and UDP, over a [`Stack`].
 //!
 //! Names, signatures, error kinds, defaults and readiness are those of `tokio::net`, so that a
 //! program changes its imports and nothing else. What needs a descriptor of the operating system
@@ -20,6 +20,8 @@ mod stream_io;
 mod stream_options;
 #[cfg(test)]
 mod tests;
+mod udp;
+mod udp_any;
 
 use std::task::{Context, Poll, ready};
 
@@ -32,6 +34,8 @@ pub use self::{
     socket::TcpSocket,
     stack::{Builder, Stack},
     stream::TcpStream,
+    udp::UdpSocket,
+    udp_any::{AnyUdpSocket, UdpDatagram},
 };
 /// The resolver of the operating system: names are looked up outside of the stack.
 pub use tokio::net::{ToSocketAddrs, lookup_host};

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ipnet::IpNet;
 use tokio::{
     net::ToSocketAddrs,
@@ -24,12 +25,14 @@ use crate::{
     engine::Engine,
     error::Failure,
     info::{Counters, SocketInfo},
-    link::{Command, Doorbell, Ports},
+    link::{Command, Doorbell, Network, Ports},
     packet::PACKET_MAX,
     reactor::{Reactor, Status},
 };
 
-use super::{IncomingStream, TcpListener, TcpSocket, TcpStream, addr, options};
+use super::{
+    AnyUdpSocket, IncomingStream, TcpListener, TcpSocket, TcpStream, UdpSocket, addr, options,
+};
 
 /// How long connections that nobody owns any more may take to send what is left, once the last
 /// handle of their stack is gone.
@@ -65,6 +68,7 @@ pub struct Stack {
 struct Shared {
     doorbell: Arc<Doorbell>,
     ports: Arc<Ports>,
+    network: Arc<Network>,
     status: Arc<Status>,
     addresses: Box<[IpNet]>,
     config: Config,
@@ -146,6 +150,68 @@ impl Stack {
         IncomingStream::new(self)
     }
 
+    /// A UDP socket on the first of the addresses that can be bound, as
+    /// [`UdpSocket::bind`] makes it on the current stack.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::bind`].
+    pub async fn bind_udp<A: ToSocketAddrs>(&self, addr: A) -> io::Result<UdpSocket> {
+        let mut last = None;
+        for addr in addr::resolve(addr).await? {
+            match UdpSocket::bind_one(self, addr) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(addr::last_error(last))
+    }
+
+    /// UDP to any destination, address and port, and answers from there: the door for VPNs and
+    /// proxies. Bound sockets go first. While it exists, the stack takes UDP for every unicast
+    /// address.
+    ///
+    /// # Errors
+    /// `AddrInUse`: there is one already. Or the stack has ended.
+    pub fn incoming_udp(&self) -> io::Result<AnyUdpSocket> {
+        AnyUdpSocket::new(self)
+    }
+
+    /// Asks `addr` whether it is there (an ICMP echo request that carries `payload`) and tells how
+    /// long the answer took.
+    ///
+    /// Dropping the future calls it off. Any number of pings may be on their way, up to 4,096.
+    ///
+    /// ```no_run
+    /// # async fn example(stack: synack::Stack) -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let time = stack.ping("10.7.0.1".parse().unwrap(), &[0; 56], Duration::from_secs(1)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut`: no answer within `timeout`. What ICMP says in place of it: `HostUnreachable`,
+    /// `NetworkUnreachable` (also when the stack has no address of that family). `EMSGSIZE` (90) if
+    /// the payload does not fit in one packet. Or the stack has ended.
+    pub async fn ping(
+        &self,
+        addr: IpAddr,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> io::Result<Duration> {
+        let to = addr.to_canonical();
+        self.shared.network.check_len(payload.len(), to)?;
+        let payload = Bytes::copy_from_slice(payload);
+        let answer = self.ask(|reply| Command::Ping { to, payload, reply });
+        match time::timeout(timeout, answer).await {
+            Ok(answer) => answer?.map_err(io::Error::from),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{to} has not answered for {timeout:?}"),
+            )),
+        }
+    }
+
     /// A new IPv4 socket of this stack.
     pub fn socket_v4(&self) -> TcpSocket {
         TcpSocket::of_stack(Some(self.clone()), false)
@@ -207,6 +273,10 @@ impl Stack {
 
     pub(super) fn ports(&self) -> &Arc<Ports> {
         &self.shared.ports
+    }
+
+    pub(super) fn network(&self) -> &Arc<Network> {
+        &self.shared.network
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -346,10 +416,12 @@ impl Builder {
         let now = time::Instant::now().into_std();
         let engine = Engine::new(self.config.clone(), &self.addresses, mtu, now);
         let (doorbell, ports) = (engine.doorbell().clone(), engine.ports().clone());
+        let network = engine.network().clone();
         let reactor = Reactor::new(Offload::new(device), engine, mtus);
         let shared = Shared {
             doorbell,
             ports,
+            network,
             status: reactor.status().clone(),
             addresses: self.addresses.into(),
             config: self.config,

@@ -244,7 +244,7 @@ impl TcpStream {
     }
 }
 
-fn would_block<R>(result: &io::Result<R>) -> bool {
+pub(super) fn would_block<R>(result: &io::Result<R>) -> bool {
     matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
@@ -253,7 +253,7 @@ fn some_unless_empty(chunk: Bytes) -> Option<Bytes> {
 }
 
 /// What is waited for. There is no priority data here.
-fn from_tokio(interest: Interest) -> link::Ready {
+pub(super) fn from_tokio(interest: Interest) -> link::Ready {
     let mut ready = link::Ready::EMPTY;
     if interest.is_readable() {
         ready |= link::Ready::READABLE;
@@ -267,7 +267,7 @@ fn from_tokio(interest: Interest) -> link::Ready {
     ready
 }
 
-fn to_tokio(ready: link::Ready) -> Ready {
+pub(super) fn to_tokio(ready: link::Ready) -> Ready {
     [
         (link::Ready::READABLE, Ready::READABLE),
         (link::Ready::WRITABLE, Ready::WRITABLE),

@@ -1,3 +1,4 @@
+mod datagrams;
 mod faults;
 mod incoming;
 mod kernel_answers;

@@ -1,5 +1,5 @@
-//! One text that uses everything of `tokio::net`'s TCP that needs no descriptor, compiled against
-//! it and against ours.
+//! One text that uses everything of `tokio::net`'s TCP and UDP that we have, compiled against it and
+//! against ours.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -21,7 +21,7 @@ macro_rules! surface {
             };
 
             use net::{
-                TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host,
+                TcpListener, TcpSocket, TcpStream, ToSocketAddrs, UdpSocket, lookup_host,
                 tcp::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf},
             };
             use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
@@ -33,6 +33,7 @@ macro_rules! surface {
                 is_like_tokios::<TcpListener>();
                 is_like_tokios::<TcpSocket>();
                 is_like_tokios::<TcpStream>();
+                is_like_tokios::<UdpSocket>();
                 is_like_tokios::<ReadHalf<'static>>();
                 is_like_tokios::<WriteHalf<'static>>();
                 is_like_tokios::<OwnedReadHalf>();
@@ -41,7 +42,7 @@ macro_rules! surface {
                 fn is_error<T: Error + Debug + Display + 'static>() {}
                 is_error::<ReuniteError>();
                 fn is_debug<T: Debug>() {}
-                is_debug::<(TcpListener, TcpSocket, TcpStream)>();
+                is_debug::<(TcpListener, TcpSocket, TcpStream, UdpSocket)>();
                 is_debug::<(ReadHalf<'_>, WriteHalf<'_>, OwnedReadHalf, OwnedWriteHalf)>();
                 fn reads<T: AsyncRead>() {}
                 fn writes<T: AsyncWrite>() {}
@@ -81,6 +82,62 @@ macro_rules! surface {
                 is_send_sync(&stream.writable());
                 is_send_sync(&stream.peek(&mut []));
                 is_send_sync(&stream.async_io(Interest::READABLE, || Ok(())));
+            }
+
+            async fn udp(s: &UdpSocket, buf: &mut [u8]) -> io::Result<()> {
+                let addr: SocketAddr = ([10, 0, 0, 1], 53).into();
+                let _: UdpSocket = UdpSocket::bind(addr).await?;
+                let _: () = s.connect("10.0.0.1:53").await?;
+                let _: (SocketAddr, SocketAddr) = (s.local_addr()?, s.peer_addr()?);
+                let _: Option<io::Error> = s.take_error()?;
+                let _: Ready = s.ready(Interest::READABLE | Interest::WRITABLE).await?;
+                let _: ((), ()) = (s.readable().await?, s.writable().await?);
+                let _: (usize, usize) = (s.send(buf).await?, s.try_send(buf)?);
+                let _: usize = s.send_to(buf, ("10.0.0.1", 53)).await?;
+                let _: usize = s.try_send_to(buf, addr)?;
+                let _: (usize, usize) = (s.recv(buf).await?, s.try_recv(buf)?);
+                let _: (usize, SocketAddr) = s.recv_from(buf).await?;
+                let _: (usize, SocketAddr) = s.try_recv_from(buf)?;
+                let mut vec: Vec<u8> = Vec::new();
+                let _: (usize, usize) = (s.recv_buf(&mut vec).await?, s.try_recv_buf(&mut vec)?);
+                let _: (usize, SocketAddr) = s.recv_buf_from(&mut vec).await?;
+                let _: (usize, SocketAddr) = s.try_recv_buf_from(&mut vec)?;
+                let _: (usize, usize) = (s.peek(buf).await?, s.try_peek(buf)?);
+                let _: (usize, SocketAddr) = s.peek_from(buf).await?;
+                let _: (usize, SocketAddr) = s.try_peek_from(buf)?;
+                let _: (SocketAddr, SocketAddr) = (s.peek_sender().await?, s.try_peek_sender()?);
+                let _: usize = s.try_io(Interest::READABLE, || s.try_recv(buf))?;
+                let _: usize = s.async_io(Interest::READABLE, || s.try_recv(buf)).await?;
+                is_send_sync(&s.recv_from(buf));
+                is_send_sync(&s.send_to(&[], addr));
+                is_send_sync(&s.connect(addr));
+                is_send_sync(&s.readable());
+                is_send_sync(&UdpSocket::bind(addr));
+                Ok(())
+            }
+
+            fn udp_polls(s: &UdpSocket, cx: &mut Context<'_>) -> io::Result<()> {
+                let addr: SocketAddr = ([10, 0, 0, 1], 53).into();
+                let mut buf = ReadBuf::new(&mut []);
+                let _: Poll<io::Result<()>> = s.poll_recv_ready(cx);
+                let _: Poll<io::Result<()>> = s.poll_send_ready(cx);
+                let _: Poll<io::Result<()>> = s.poll_recv(cx, &mut buf);
+                let _: Poll<io::Result<()>> = s.poll_peek(cx, &mut buf);
+                let _: Poll<io::Result<SocketAddr>> = s.poll_recv_from(cx, &mut buf);
+                let _: Poll<io::Result<SocketAddr>> = s.poll_peek_from(cx, &mut buf);
+                let _: Poll<io::Result<SocketAddr>> = s.poll_peek_sender(cx);
+                let _: Poll<io::Result<usize>> = s.poll_send(cx, &[]);
+                let _: Poll<io::Result<usize>> = s.poll_send_to(cx, &[], addr);
+                let _: u32 = s.ttl()?;
+                s.set_ttl(64)
+            }
+
+            #[cfg(target_os = "linux")]
+            fn udp_on_linux(s: &UdpSocket) -> io::Result<()> {
+                let _: (u32, u32, u32) = (s.tos()?, s.tos_v4()?, s.tclass_v6()?);
+                s.set_tos(0)?;
+                s.set_tos_v4(0)?;
+                s.set_tclass_v6(0)
             }
 
             async fn listener(l: &TcpListener, cx: &mut Context<'_>) -> io::Result<()> {
