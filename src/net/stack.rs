@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     thread,
@@ -301,19 +301,20 @@ impl Stack {
         receiver.await.map_err(|_| Failure::StackClosed.into())
     }
 
-    /// Where a connection to `peer` goes: "this host" is the stack itself, and what no address of
-    /// the stack can reach is refused.
+    /// Where a connection to `peer` goes: as on Linux, "this host" is the loopback address, which is
+    /// the stack itself. What no address of the stack can reach is refused.
     pub(super) fn destination(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
         let peer = addr::canonical(peer);
-        let own = self.addresses().iter().map(IpNet::addr);
-        let own = own.into_iter().find(|ip| ip.is_ipv4() == peer.is_ipv4());
+        let mut of_family = self.addresses().iter().map(IpNet::addr);
+        let of_family = of_family.any(|ip| ip.is_ipv4() == peer.is_ipv4());
         let nobody = match peer.ip() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         };
-        match own {
-            Some(own) if peer.ip().is_unspecified() => Ok(SocketAddr::new(own, peer.port())),
-            Some(_) if !nobody => Ok(peer),
+        match peer.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ok((Ipv4Addr::LOCALHOST, peer.port()).into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ok((Ipv6Addr::LOCALHOST, peer.port()).into()),
+            ip if ip.is_loopback() || of_family && !nobody => Ok(peer),
             _ => Err(io::Error::new(
                 io::ErrorKind::NetworkUnreachable,
                 format!(

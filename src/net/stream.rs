@@ -82,6 +82,10 @@ impl TcpStream {
             None if peer.is_ipv4() => (Ipv4Addr::UNSPECIFIED, 0).into(),
             None => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
+        if local.ip().is_loopback() && !stack.network().is_local(peer.ip()) {
+            let text = "a loopback address reaches only the stack itself";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let config = stack.config();
         let recv_buffer = options.recv_buffer.unwrap_or(config.recv_buffer);
         let send_buffer = options.send_buffer.unwrap_or(config.send_buffer);

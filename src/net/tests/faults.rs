@@ -87,12 +87,16 @@ async fn a_stack_reaches_itself_without_its_device() {
     let panics = || panic!("nothing goes out");
     let stack = builder(1).spawn(Faulty(panics)).unwrap();
     let listener = stack.listen("0.0.0.0:80").await.unwrap();
-    for addr in ["10.0.0.1:80", "0.0.0.0:80"] {
+    // As on Linux, "this host" is the loopback address.
+    for (addr, own) in [
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+    ] {
         let (accepted, connected) = tokio::join!(listener.accept(), stack.connect(addr));
         let (accepted, peer) = accepted.unwrap();
         let connected = connected.unwrap();
         assert_eq!(connected.local_addr().unwrap(), peer);
-        let own = "10.0.0.1:80".parse().unwrap();
+        let own = own.parse().unwrap();
         assert_eq!(connected.peer_addr().unwrap(), own);
         assert_eq!(accepted.local_addr().unwrap(), own);
     }

@@ -2,6 +2,7 @@ mod datagrams;
 mod faults;
 mod incoming;
 mod kernel_answers;
+mod loopback;
 mod surface;
 mod threads;
 
