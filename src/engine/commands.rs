@@ -306,14 +306,21 @@ impl Engine {
 
     /// Nobody waits for it any more. A peer that we have told of it is told of its end.
     fn abandon_opening(&mut self, index: u32) {
-        let Some(entry) = self.remove_slot(index) else {
-            return;
-        };
-        if let Slot::Opening(opening) = &entry.slot
-            && let Some(header) = opening.abort_segment()
+        match self
+            .slots
+            .get(index)
+            .map(|entry| (&entry.slot, entry.tuple))
         {
-            self.counters.resets_sent += 1;
-            self.send(entry.tuple, header, &opening.options);
+            Some((Slot::Opening(opening), tuple)) => {
+                let (header, options) = (opening.abort_segment(), opening.options);
+                self.finish_opening(index);
+                if let Some(header) = header {
+                    self.counters.resets_sent += 1;
+                    self.send(tuple, header, &options);
+                }
+            }
+            Some(_) => drop(self.remove_slot(index)),
+            None => {}
         }
     }
 

@@ -562,6 +562,26 @@ impl Engine {
         Some((tuple, connection))
     }
 
+    /// A connection that never opened is over. Its owner is yet to ask why, and keeps the id.
+    fn finish_opening(&mut self, index: u32) {
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
+        let tuple = entry.tuple;
+        let Slot::Opening(opening) = &entry.slot else {
+            return;
+        };
+        let link = Arc::clone(&opening.link);
+        let gone = link.closed_by_owner().is_some();
+        entry.slot = Slot::Done(link);
+        entry.bound = None;
+        self.deadlines.remove(index);
+        self.forget_connection(index, &tuple, false);
+        if gone {
+            self.slots.remove(index);
+        }
+    }
+
     fn forget_connection(&mut self, index: u32, tuple: &FourTuple, orphan: bool) {
         self.remove_target(tuple, Target::Slot(index));
         self.orphans -= usize::from(orphan);

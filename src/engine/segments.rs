@@ -177,7 +177,7 @@ impl Engine {
                     self.reset(&tuple, &seg, now);
                 }
             }
-            Progress::Failed => drop(self.remove_slot(index)),
+            Progress::Failed => self.finish_opening(index),
             Progress::Established(connection) => {
                 let link = std::sync::Arc::clone(&connection.link);
                 let passive = matches!(&entry.slot, Slot::Opening(opening) if opening.passive);

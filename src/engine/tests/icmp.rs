@@ -78,7 +78,7 @@ fn b9_an_unreachable_port_fails_an_attempt_to_connect_at_once() {
     for code in [2, 3] {
         let mut s = syn_sent();
         error(&mut s, UNREACHABLE, code, 0, 0);
-        assert_eq!(s.state(), None);
+        assert_eq!(s.state(), Some(State::Closed));
         s.wait_ms(10_000);
         s.silence();
     }

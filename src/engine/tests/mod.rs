@@ -3,6 +3,7 @@
 mod basics;
 mod close;
 mod datagrams;
+mod explore;
 mod icmp;
 mod injection;
 mod lossy;
@@ -12,6 +13,8 @@ mod pair;
 mod queues;
 mod raw;
 mod resets;
+mod rfc9293;
 mod script;
+mod states;
 mod threats_floods;
 mod time_wait;

@@ -41,7 +41,7 @@ fn a_syn_is_sent_seven_times_and_then_it_is_timed_out() {
     assert_eq!(s.state(), Some(State::SynSent));
     s.wait_ms(1);
     assert_eq!(s.elapsed(), Duration::from_secs(127));
-    assert_eq!(s.state(), None);
+    assert_eq!(s.state(), Some(State::Closed));
     s.silence();
     assert_eq!(s.counters().timed_out, 1);
 }
@@ -58,7 +58,7 @@ fn a_user_timeout_bounds_the_time_to_connect() {
     assert_eq!(s.drain().len(), 3);
     assert_eq!(s.state(), Some(State::SynSent));
     s.wait_ms(1);
-    assert_eq!(s.state(), None);
+    assert_eq!(s.state(), Some(State::Closed));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn crossed_syns_are_repeated_and_may_end_in_a_reset() {
     s.sent("R 77:77(0)");
     assert_eq!(s.state(), Some(State::SynReceived));
     s.recv("R 1:1(0)");
-    assert_eq!(s.state(), None);
+    assert_eq!(s.state(), Some(State::Closed));
     s.silence();
 }
 
@@ -273,7 +273,7 @@ fn a_reset_in_syn_sent_counts_only_if_it_acknowledges_the_syn() {
     s.silence();
     assert_eq!(s.state(), Some(State::SynSent));
     s.recv("R. 0:0(0) ack 1");
-    assert_eq!(s.state(), None);
+    assert_eq!(s.state(), Some(State::Closed));
     s.silence();
 }
 
