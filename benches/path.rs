@@ -1,7 +1,10 @@
 //! Linux and synack on bad paths.
 //!
 //! `cargo bench --bench path -- [PART OF A PATH'S NAME] [SECONDS PER RUN]`
-#![expect(unsafe_code, reason = "socket options that the standard library does not know")]
+#![expect(
+    unsafe_code,
+    reason = "socket options that the standard library does not know"
+)]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 #[path = "support/paths.rs"]

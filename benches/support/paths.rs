@@ -29,8 +29,17 @@ fn wire(mbit: u64, rtt: Duration) -> Impairment {
         .queue(QueueLimit::Bytes((bdp as usize).max(30_000)))
 }
 
-fn path(name: &'static str, wire: Impairment, forward: impl FnOnce(Impairment) -> Impairment) -> Path {
-    Path { name, forward: forward(wire.clone()), backward: wire, outage: None }
+fn path(
+    name: &'static str,
+    wire: Impairment,
+    forward: impl FnOnce(Impairment) -> Impairment,
+) -> Path {
+    Path {
+        name,
+        forward: forward(wire.clone()),
+        backward: wire,
+        outage: None,
+    }
 }
 
 /// The grid: rates, delays, losses, and what else goes wrong.
@@ -47,12 +56,20 @@ pub(crate) fn grid() -> Vec<Path> {
         path("1G 10ms", g1(), |p| p),
         path("1G 10ms 0.1%", g1(), |p| p.loss(0.001)),
         path("1G 10ms 1%", g1(), |p| p.loss(0.01)),
-        path("20M 66ms, 1% late", wire(20, 66 * MS), |p| p.reorder(0.01, 4 * MS)),
+        path("20M 66ms, 1% late", wire(20, 66 * MS), |p| {
+            p.reorder(0.01, 4 * MS)
+        }),
         path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS)),
-        path("100M 50ms, bursts", m100(), |p| p.burst_loss(GilbertElliott::new(0.001, 0.3))),
+        path("100M 50ms, bursts", m100(), |p| {
+            p.burst_loss(GilbertElliott::new(0.001, 0.3))
+        }),
         path("1ms", Impairment::new().delay(MS / 2), |p| p),
         path("50M 200ms", wire(50, 200 * MS), |p| p),
-        path("100M 50ms q10", m100().queue(QueueLimit::Packets(10)), |p| p),
+        path(
+            "100M 50ms q10",
+            m100().queue(QueueLimit::Packets(10)),
+            |p| p,
+        ),
         outage,
     ]
 }
@@ -66,8 +83,17 @@ const ENDS: [(Side, Side); 4] = [
 
 /// Runs the four combinations of ends on one path, at once where the path is slow enough for them
 /// not to be in each other's way.
-fn compare(path: &Path, congestion: Congestion, time: Duration, seed: u64, at_once: bool) -> io::Result<Vec<Outcome>> {
-    let time = time + path.outage.map_or(Duration::ZERO, |(after, lasting)| after + lasting);
+fn compare(
+    path: &Path,
+    congestion: Congestion,
+    time: Duration,
+    seed: u64,
+    at_once: bool,
+) -> io::Result<Vec<Outcome>> {
+    let time = time
+        + path
+            .outage
+            .map_or(Duration::ZERO, |(after, lasting)| after + lasting);
     let run = |(sender, receiver)| Run {
         sender,
         receiver,
@@ -80,8 +106,13 @@ fn compare(path: &Path, congestion: Congestion, time: Duration, seed: u64, at_on
     };
     if at_once {
         thread::scope(|scope| {
-            let runs: Vec<_> = ENDS.into_iter().map(|ends| scope.spawn(move || wan::run(&run(ends)))).collect();
-            runs.into_iter().map(|run| run.join().map_err(|_| io::Error::other("a run panicked"))?).collect()
+            let runs: Vec<_> = ENDS
+                .into_iter()
+                .map(|ends| scope.spawn(move || wan::run(&run(ends))))
+                .collect();
+            runs.into_iter()
+                .map(|run| run.join().map_err(|_| io::Error::other("a run panicked"))?)
+                .collect()
         })
     } else {
         ENDS.into_iter().map(|ends| wan::run(&run(ends))).collect()
@@ -89,14 +120,23 @@ fn compare(path: &Path, congestion: Congestion, time: Duration, seed: u64, at_on
 }
 
 fn seconds(time: Option<Duration>) -> String {
-    time.map_or_else(|| "-".to_owned(), |time| format!("{:.2}", time.as_secs_f64()))
+    time.map_or_else(
+        || "-".to_owned(),
+        |time| format!("{:.2}", time.as_secs_f64()),
+    )
 }
 
 /// Prints the table; `only` picks paths by a part of their names.
 pub(crate) fn table(only: &str, algorithms: &[Congestion], time: Duration) -> io::Result<()> {
-    println!("Linux against synack on the same link, {} s each; S is synack, L is Linux, sender first.", time.as_secs());
+    println!(
+        "Linux against synack on the same link, {} s each; S is synack, L is Linux, sender first.",
+        time.as_secs()
+    );
     println!("Goodput in Mbit/s, MB sent again, seconds until 100 KB and 10 MB had arrived.\n");
-    println!("{:22}{:6} {:>8} {:>22} {:>22} {:>22} {:>7} {:>7}", "path", "cc", "L-L", "S-L", "L-S", "S-S", "S-L/L-L", "100K");
+    println!(
+        "{:22}{:6} {:>8} {:>22} {:>22} {:>22} {:>7} {:>7}",
+        "path", "cc", "L-L", "S-L", "L-S", "S-S", "S-L/L-L", "100K"
+    );
     let mut ratios = Vec::new();
     for path in grid().iter().filter(|path| path.name.contains(only)) {
         for &congestion in algorithms {
@@ -114,8 +154,14 @@ pub(crate) fn table(only: &str, algorithms: &[Congestion], time: Duration) -> io
                 );
             }
             let ratio = outcomes[1].goodput / base.goodput.max(1.0);
-            let small = outcomes[1].small.zip(base.small).map(|(s, l)| s.as_secs_f64() / l.as_secs_f64());
-            println!(" {ratio:>7.2} {:>7}", small.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
+            let small = outcomes[1]
+                .small
+                .zip(base.small)
+                .map(|(s, l)| s.as_secs_f64() / l.as_secs_f64());
+            println!(
+                " {ratio:>7.2} {:>7}",
+                small.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+            );
             ratios.push(ratio);
         }
     }

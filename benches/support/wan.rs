@@ -79,7 +79,9 @@ pub(crate) fn name(congestion: Congestion) -> &'static str {
 pub(crate) fn run(run: &Run) -> io::Result<Outcome> {
     let arrived = Arc::new(Arrived::default());
     let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let (one, other) = Link::builder()
             .seed(run.seed)
@@ -134,7 +136,11 @@ impl Arrived {
 
     fn add(&self, bytes: usize) {
         let total = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        let since = self.origin.get().map_or(0, |origin| origin.elapsed().as_nanos() as u64).max(1);
+        let since = self
+            .origin
+            .get()
+            .map_or(0, |origin| origin.elapsed().as_nanos() as u64)
+            .max(1);
         for (mark, at) in [(&self.small, 100_000), (&self.large, 10_000_000)] {
             if total >= at && mark.load(Ordering::Relaxed) == 0 {
                 mark.store(since, Ordering::Relaxed);
@@ -150,28 +156,44 @@ impl Arrived {
 
 /// Keeps an end alive.
 enum End {
-    Linux { _namespace: NetNs, socket: Option<TcpStream> },
-    Synack { _stack: Stack, stream: Option<Arc<synack::net::TcpStream>> },
+    Linux {
+        _namespace: NetNs,
+        socket: Option<TcpStream>,
+    },
+    Synack {
+        _stack: Stack,
+        stream: Option<Arc<synack::net::TcpStream>>,
+    },
 }
 
 impl End {
     async fn retransmitted(&self) -> u64 {
         match self {
             Self::Linux { socket, .. } => socket.as_ref().map_or(0, bytes_retransmitted),
-            Self::Synack { stream: Some(stream), .. } => stream.info().await.map_or(0, |info| info.retransmitted),
+            Self::Synack {
+                stream: Some(stream),
+                ..
+            } => stream.info().await.map_or(0, |info| info.retransmitted),
             Self::Synack { stream: None, .. } => 0,
         }
     }
 }
 
-async fn receive(side: Side, end: LinkEnd, arrived: &Arc<Arrived>, stop: &Arc<AtomicBool>) -> io::Result<End> {
+async fn receive(
+    side: Side,
+    end: LinkEnd,
+    arrived: &Arc<Arrived>,
+    stop: &Arc<AtomicBool>,
+) -> io::Result<End> {
     let (arrived, stop) = (Arc::clone(arrived), Arc::clone(stop));
     match side {
         Side::Linux => {
             let namespace = linux_end(RECEIVER, end)?;
             let listener = namespace.run(|| TcpListener::bind((RECEIVER, PORT)))??;
             thread::spawn(move || {
-                let Ok((mut stream, _)) = listener.accept() else { return };
+                let Ok((mut stream, _)) = listener.accept() else {
+                    return;
+                };
                 let mut buf = vec![0; 256 << 10];
                 while let Ok(n @ 1..) = stream.read(&mut buf) {
                     arrived.add(n);
@@ -180,19 +202,27 @@ async fn receive(side: Side, end: LinkEnd, arrived: &Arc<Arrived>, stop: &Arc<At
                     }
                 }
             });
-            Ok(End::Linux { _namespace: namespace, socket: None })
+            Ok(End::Linux {
+                _namespace: namespace,
+                socket: None,
+            })
         }
         Side::Synack => {
             let stack = synack_end(RECEIVER, end, Congestion::Cubic)?;
             let listener = stack.listen((RECEIVER, PORT)).await?;
             tokio::spawn(async move {
-                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let Ok((mut stream, _)) = listener.accept().await else {
+                    return;
+                };
                 let mut buf = vec![0; 256 << 10];
                 while let Ok(n @ 1..) = stream.read(&mut buf).await {
                     arrived.add(n);
                 }
             });
-            Ok(End::Synack { _stack: stack, stream: None })
+            Ok(End::Synack {
+                _stack: stack,
+                stream: None,
+            })
         }
     }
 }
@@ -214,7 +244,10 @@ async fn send(run: &Run, end: LinkEnd, stop: &Arc<AtomicBool>) -> io::Result<End
                 let chunk = vec![7; 256 << 10];
                 while !stop.load(Ordering::Relaxed) && stream.write(&chunk).is_ok() {}
             });
-            Ok(End::Linux { _namespace: namespace, socket: Some(socket) })
+            Ok(End::Linux {
+                _namespace: namespace,
+                socket: Some(socket),
+            })
         }
         Side::Synack => {
             let stack = synack_end(SENDER, end, run.congestion)?;
@@ -233,7 +266,10 @@ async fn send(run: &Run, end: LinkEnd, stop: &Arc<AtomicBool>) -> io::Result<End
                     }
                 }
             });
-            Ok(End::Synack { _stack: stack, stream: Some(stream) })
+            Ok(End::Synack {
+                _stack: stack,
+                stream: Some(stream),
+            })
         }
     }
 }
@@ -241,7 +277,13 @@ async fn send(run: &Run, end: LinkEnd, stop: &Arc<AtomicBool>) -> io::Result<End
 /// Connects with an algorithm that is set before: a connection that began with BBR is paced for
 /// ever, whatever it is told later.
 fn connect(congestion: &str) -> io::Result<TcpStream> {
-    let check = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let check = |result: libc::c_int| {
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: a new descriptor, or a negative number.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -252,14 +294,29 @@ fn connect(congestion: &str) -> io::Result<TcpStream> {
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: PORT.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(RECEIVER).to_be() },
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(RECEIVER).to_be(),
+        },
         sin_zero: [0; 8],
     };
     // SAFETY: the descriptor is open, and pointers and lengths are of live values.
     unsafe {
-        let (name, len) = (congestion.as_ptr().cast(), congestion.len() as libc::socklen_t);
-        check(libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name, len))?;
-        check(libc::connect(fd, (&raw const address).cast(), size_of_val(&address) as libc::socklen_t))?;
+        let (name, len) = (
+            congestion.as_ptr().cast(),
+            congestion.len() as libc::socklen_t,
+        );
+        check(libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name,
+            len,
+        ))?;
+        check(libc::connect(
+            fd,
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        ))?;
     }
     Ok(stream)
 }
@@ -287,7 +344,10 @@ fn bytes_retransmitted(stream: &TcpStream) -> u64 {
 
 fn synack_end(address: Ipv4Addr, end: LinkEnd, congestion: Congestion) -> io::Result<Stack> {
     let mut config = Config::default();
-    config.options(SocketOptions { congestion, ..SocketOptions::default() });
+    config.options(SocketOptions {
+        congestion,
+        ..SocketOptions::default()
+    });
     let net = format!("{address}/24").parse().map_err(io::Error::other)?;
     Stack::builder().address(net).config(config).spawn(end)
 }
@@ -323,7 +383,13 @@ impl<D> Cell<D> {
 async fn carry<A: Device, B: Device>(from: Arc<Cell<A>>, to: Arc<Cell<B>>) -> io::Result<()> {
     let (mut batch, mut queue) = (Vec::new(), VecDeque::new());
     loop {
-        poll_fn(|cx| from.0.lock().expect("not poisoned").poll_recv(cx, &mut batch, 64)).await?;
+        poll_fn(|cx| {
+            from.0
+                .lock()
+                .expect("not poisoned")
+                .poll_recv(cx, &mut batch, 64)
+        })
+        .await?;
         queue.extend(batch.drain(..));
         poll_fn(|cx| to.0.lock().expect("not poisoned").poll_send(cx, &mut queue)).await?;
     }
