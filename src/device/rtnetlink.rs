@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    net::IpAddr,
     os::fd::{FromRawFd, OwnedFd},
 };
 
@@ -12,12 +13,17 @@ use ipnet::IpNet;
 
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
+const GET_ROUTE: u16 = 26;
 const FLAGS: u16 = 0x1 | 0x4 | 0x100 | 0x400; // REQUEST | ACK | REPLACE | CREATE
 const LINK_MTU: u16 = 4;
 const LINK_TX_QUEUE_LEN: u16 = 13;
 const ADDRESS: u16 = 1;
 const LOCAL: u16 = 2;
 const NO_DAD: u8 = 0x02;
+const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_TYPE: usize = HEADER + 7;
+const ROUTE_LOCAL: u8 = 2;
 const ERROR: u16 = 2;
 const HEADER: usize = 16;
 
@@ -78,6 +84,23 @@ impl RtNetlink {
         self.request(NEW_ADDRESS, FLAGS, &body)
     }
 
+    /// Whether the kernel takes packets to this address for its own.
+    pub(super) fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        let (family, octets) = match address {
+            IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+        };
+        let mut body = vec![0; 12];
+        body[0] = family as u8;
+        body[1] = octets.len() as u8 * 8;
+        attribute(&mut body, ROUTE_DESTINATION, &octets);
+        let mut answer = [0; 4096];
+        let len = self.exchange(GET_ROUTE, FLAGS & !0x504, &body, &mut answer)?;
+        let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+        // An error says that there is no route at all.
+        Ok(len > ROUTE_TYPE && kind == NEW_ROUTE && answer[ROUTE_TYPE] == ROUTE_LOCAL)
+    }
+
     /// Removes an interface.
     #[cfg(test)]
     pub(super) fn delete_link(&mut self, name: &str) -> io::Result<()> {
@@ -86,18 +109,10 @@ impl RtNetlink {
         self.request(17, FLAGS & !0x500, &body)
     }
 
-    /// Sends one request and waits for its answer.
+    /// Sends one request and waits until it is acknowledged.
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-        let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend([0; 8]); // Sequence number, sender.
-        message.extend(body);
-        // An unconnected netlink socket talks to the kernel.
-        self.0.write_all(&message)?;
         let mut answer = [0; 4096];
-        let len = self.0.read(&mut answer)?;
+        let len = self.exchange(kind, flags, body, &mut answer)?;
         match answer[..len] {
             [_, _, _, _, a, b, ..] if u16::from_ne_bytes([a, b]) == ERROR && len >= HEADER + 4 => {
                 let error = &answer[HEADER..HEADER + 4];
@@ -110,6 +125,25 @@ impl RtNetlink {
                 "the kernel's rtnetlink answer makes no sense",
             )),
         }
+    }
+
+    /// Sends one request and waits for its answer, whose length it returns.
+    fn exchange(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+        answer: &mut [u8],
+    ) -> io::Result<usize> {
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend([0; 8]); // Sequence number, sender.
+        message.extend(body);
+        // An unconnected netlink socket talks to the kernel.
+        self.0.write_all(&message)?;
+        self.0.read(answer)
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    thread,
+    time::Duration,
 };
 
 use ::tun::AbstractDevice;
@@ -40,6 +42,10 @@ const MTU_MIN_V6: usize = 1280;
 
 /// Linux's 500 packets overflow inside the host before a sender on it is held back.
 const TX_QUEUE_LEN: u32 = 5000;
+
+/// How long, and how often, we wait for the kernel to take an address into use.
+const ADDRESS_WAIT: Duration = Duration::from_millis(1);
+const ADDRESS_WAITS: u32 = 1000;
 
 /// Memory is taken in blocks of this size: the largest packet, and some small ones.
 const BLOCK: usize = (64 + 4) << 10;
@@ -676,8 +682,25 @@ impl TunBuilder {
             {
                 Ok(())
             }
-            result => result,
+            result => {
+                result?;
+                self.wait_for_addresses(&mut netlink)
+            }
         }
+    }
+
+    /// Linux takes an IPv6 address into use a little after it was set (by a work queue), and drops
+    /// what comes to it until then: the first SYN of a connection, for one.
+    fn wait_for_addresses(&self, netlink: &mut RtNetlink) -> io::Result<()> {
+        for address in self.addresses.iter().filter(|net| net.addr().is_ipv6()) {
+            for _ in 0..ADDRESS_WAITS {
+                if netlink.is_local(address.addr())? {
+                    break;
+                }
+                thread::sleep(ADDRESS_WAIT);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -820,6 +843,24 @@ mod tests {
         let mut packet = Packet::with_head(&head, Meta::default());
         packet.body.push(Bytes::from(payload));
         packet
+    }
+
+    #[test]
+    fn ipv6_addresses_are_in_use_once_the_device_is_made() {
+        let Some(namespace) = namespace() else {
+            return;
+        };
+        let address: IpNet = "fd09::1/64".parse().unwrap();
+        // At once after it was made, and often, for it is a race with the kernel.
+        let is_local_at_once = || {
+            let mut netlink = RtNetlink::new()?;
+            let _tun = Tun::builder().address(address).build()?;
+            netlink.is_local(address.addr())
+        };
+        for _ in 0..50 {
+            let is_local: io::Result<bool> = namespace.run(is_local_at_once).unwrap();
+            assert!(is_local.unwrap());
+        }
     }
 
     #[test]
