@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::congestion::{CongestionControl, Factory};
+
 /// Which congestion control algorithm decides how much may be in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -11,6 +13,10 @@ pub enum Congestion {
     Cubic,
     /// NewReno (RFC 5681, RFC 6582).
     Reno,
+    /// BBR: paces by a model of the path, and does not take every loss for congestion.
+    Bbr,
+    /// What [`Config::congestion_factory`] makes; CUBIC where there is none.
+    Custom,
 }
 
 /// How a connection finds out that its peer is gone although nothing is to be sent.
@@ -120,9 +126,11 @@ pub struct Config {
     pub(crate) timestamps: bool,
     pub(crate) window_scaling: bool,
     pub(crate) ecn: bool,
+    pub(crate) pacing: bool,
     pub(crate) echo_reply: bool,
     pub(crate) reset_closed_ports: bool,
     pub(crate) options: SocketOptions,
+    pub(crate) congestion_factory: Option<Factory>,
     pub(crate) seed: Option<u64>,
 }
 
@@ -158,9 +166,11 @@ impl Default for Config {
             timestamps: true,
             window_scaling: true,
             ecn: false,
+            pacing: false,
             echo_reply: true,
             reset_closed_ports: true,
             options: SocketOptions::default(),
+            congestion_factory: None,
             seed: None,
         }
     }
@@ -261,6 +271,9 @@ setters! {
     /// Asks for explicit congestion notification (RFC 3168) on connections that it opens: off; a
     /// peer that asks is always answered. Linux: `tcp_ecn`.
     ecn: bool = |on| on;
+    /// Spreads what is sent over the round trip also with CUBIC and Reno: off. BBR does so always.
+    /// Linux: the `fq` queueing discipline.
+    pacing: bool = |on| on;
     /// Answers ICMP echo requests: on.
     echo_reply: bool = |on| on;
     /// Answers segments for ports where nobody listens with a reset, and datagrams with an ICMP error:
@@ -271,6 +284,16 @@ setters! {
 }
 
 impl Config {
+    /// What [`Congestion::Custom`] stands for: called with the SMSS and the
+    /// [initial window](Self::initial_window) in segments, for each connection that asks for it.
+    pub fn congestion_factory(
+        &mut self,
+        make: impl Fn(u32, u32) -> Box<dyn CongestionControl> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.congestion_factory = Some(Factory::new(make));
+        self
+    }
+
     /// Makes a whole run repeatable: sequence numbers, ports and timers come from this seed instead
     /// of the system's random source. For tests only: whoever knows it can guess all of these.
     pub fn seed(&mut self, seed: u64) -> &mut Self {

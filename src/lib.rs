@@ -2,6 +2,7 @@
 
 mod checksum;
 pub mod config;
+pub mod congestion;
 pub mod device;
 pub mod engine;
 mod error;

@@ -10,10 +10,9 @@ use std::{
 
 /// Lowest first. Modules of one layer do not see each other.
 const LAYERS: &[&[&str]] = &[
-    &[
-        "config", "error", "info", "packet", "pool", "seq", "time", "testing",
-    ],
-    &["checksum"],
+    &["error", "info", "packet", "pool", "seq", "time", "testing"],
+    &["checksum", "congestion"],
+    &["config"],
     &["wire", "link", "device"],
     &["tcp"],
     &["engine"],

@@ -8,9 +8,9 @@ use crate::{
     info::State,
     tcp::{
         Context, Segment,
-        congestion::{Ack, Cause},
+        congestion::{Ack, Cause, RateSample},
         connection::Connection,
-        recovery::{DUP_THRESH, Delivery, Mode, Prr},
+        recovery::{By, DUP_THRESH, Delivery, Frto, Mode, Prr},
         state::Event,
         timers::Timer,
     },
@@ -34,7 +34,12 @@ struct Outcome {
     delivery: Delivery,
     /// It repeats the last one, and says nothing but that a segment arrived.
     duplicate: bool,
-    dsack: Option<u64>,
+    /// What the peer says it received twice.
+    dsack: Option<(u64, u64)>,
+    /// RecoverFS of RFC 9937, if recovery begins here: what was in flight before.
+    recover_flight: u64,
+    /// Bytes marked as lost so far, before.
+    lost_before: u64,
 }
 
 impl Connection {
@@ -51,17 +56,26 @@ impl Connection {
             self.on_progress(&outcome, cx);
         }
         self.sample_rtt(&outcome, seg, cx.now);
-        let rate = self.recovery.on_delivery(&outcome.delivery, cx.now);
-        if let Some((rate, _)) = rate {
+        let sample = self.recovery.on_delivery(&outcome.delivery, cx.now);
+        if let Some(rate) = sample.and_then(|sample| sample.rate) {
             self.counts.delivery_rate = Some(rate);
         }
         self.check_spurious(&outcome, seg, cx);
-        self.check_probe(ack, &outcome, cx.now);
+        self.check_probe(&outcome, cx.now);
         self.check_ecn(seg, &outcome, cx.now);
         self.run_recovery(&outcome, cx);
-        self.grow_window(&outcome, rate, cx);
+        self.grow_window(&outcome, sample, cx);
         self.set_loss_timers(outcome.acked > 0, cx.now);
+        self.check_reneging(&outcome, cx.now);
         self.check_fin_acked(cx);
+    }
+
+    /// An acknowledgement that another one overtook: its blocks still say what arrived (Linux does
+    /// the same), its number and its window do not count any more.
+    pub(super) fn on_old_ack(&mut self, seg: &Segment, cx: &mut Context<'_>) {
+        if self.agreed.sack && !seg.header.options.sack.is_empty() {
+            self.on_ack(self.snd.una, seg, true, cx);
+        }
     }
 
     /// Tells the scoreboard what arrived, by the number and by the SACK blocks.
@@ -73,18 +87,15 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let (flight, una, now) = (self.snd.flight_size(), self.snd.una, cx.now);
-        let mut delivery = Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt());
-        let echo = seg
-            .header
-            .options
-            .timestamps
-            .filter(|_| self.agreed.timestamps)
-            .map(|ts| ts.ecr);
-        let echo_is_old = echo.is_some_and(|echo| self.recovery.echo_tells_of_original(echo));
+        let echo = self.echo(seg).map(|echo| (echo, self.ts));
+        let mut delivery =
+            Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt(), echo);
+        let recover_flight = flight - self.recovery.board.sacked();
+        let lost_before = self.recovery.lost_total;
         let mut board = std::mem::take(&mut self.recovery.board);
         let recovery = &mut self.recovery;
         let mut bytes = board.ack_to(ack, |sent| {
-            recovery.on_delivered(sent, &mut delivery, echo_is_old, now)
+            recovery.on_delivered(sent, &mut delivery, By::Number, now);
         });
         let mut dsack = None;
         if self.agreed.sack {
@@ -94,13 +105,15 @@ impl Connection {
                     continue;
                 };
                 if index == 0 && is_dsack(start, end, ack, seg, &self.snd) {
-                    dsack = Some(end - start);
-                } else if ack < end && start < end && end <= self.snd.nxt && start >= ack.min(start)
-                {
-                    let block = start.max(ack)..end;
-                    bytes += board.sack(block, |sent| {
-                        recovery.on_delivered(sent, &mut delivery, echo_is_old, now)
+                    dsack = Some((start, end));
+                } else if ack < start && start < end && end <= self.snd.nxt {
+                    // A block from SND.UNA on contradicts the number (Linux:
+                    // `tcp_is_sackblock_valid`).
+                    let sacked = board.sack(start..end, |sent| {
+                        recovery.on_delivered(sent, &mut delivery, By::Sack, now);
                     });
+                    delivery.sacked += sacked;
+                    bytes += sacked;
                 }
             }
         }
@@ -109,15 +122,27 @@ impl Connection {
         self.snd.una = ack;
         let acked = ack - una;
         // RFC 5681 §2: outstanding data, no data in it, no SYN or FIN, same number, same window.
-        let duplicate =
-            acked == 0 && flight > 0 && seg.seq_len() == 0 && !window_changed && dsack.is_none();
+        let duplicate = acked == 0
+            && flight > 0
+            && seg.seq_len() == 0
+            && !window_changed
+            && dsack.is_none()
+            && delivery.sacked == 0;
         Outcome {
             acked,
             flight,
             delivery,
             duplicate,
             dsack,
+            recover_flight,
+            lost_before,
         }
+    }
+
+    /// The timestamp that a segment echoes.
+    fn echo(&self, seg: &Segment) -> Option<u32> {
+        let ts = seg.header.options.timestamps?;
+        (self.agreed.timestamps && ts.ecr != 0).then_some(ts.ecr)
     }
 
     /// SND.UNA moved.
@@ -134,70 +159,73 @@ impl Connection {
         self.soft_error = None;
         self.stalled_since = cx.now;
         if self.recovery.dup_acked > 0 {
-            let beyond = outcome.acked.saturating_sub(u64::from(self.snd.mss));
-            self.recovery.dup_acked = self
-                .recovery
-                .dup_acked
-                .saturating_sub(beyond.max(1))
-                .min(self.max_dup_acked());
+            // The segment that was missing brought no duplicate; the others each brought one.
+            let mss = u64::from(self.snd.mss);
+            let beyond = outcome.acked.saturating_sub(mss);
+            let left = self.recovery.dup_acked.saturating_sub(beyond);
+            self.recovery.dup_acked = left.min(self.max_dup_acked());
         }
     }
 
     /// RFC 6298 §3 and §4; Karn's rule: never from a segment that was sent twice, unless the
     /// timestamp tells which of the two it was.
     fn sample_rtt(&mut self, outcome: &Outcome, seg: &Segment, now: Time) {
-        let sample = match outcome.delivery.oldest_sent_at {
-            Some(sent_at) => Some(now.since(sent_at)),
-            None if outcome.acked > 0 && self.agreed.timestamps => seg
-                .header
-                .options
-                .timestamps
-                .filter(|ts| ts.ecr != 0)
-                .and_then(|ts| self.ts.rtt(ts.ecr, now)),
-            None => None,
+        let by_echo = || {
+            let echo = self.echo(seg).filter(|_| outcome.acked > 0)?;
+            self.ts.rtt(echo, now)
         };
-        if let Some(sample) = sample {
-            self.rtt.on_sample(sample, now);
+        if let Some(sample) = outcome.delivery.rtt(now).or_else(by_echo) {
+            let least = outcome.delivery.newest_rtt(now).unwrap_or(sample);
+            self.rtt.on_samples(sample, least.min(sample), now);
         }
     }
 
     /// Whether what recovery did was for nothing: then it is undone.
     fn check_spurious(&mut self, outcome: &Outcome, seg: &Segment, cx: &mut Context<'_>) {
-        let by_dsack = outcome.dsack.is_some_and(|bytes| {
-            self.recovery
-                .widen_reordering_window(self.snd.una, self.snd.nxt);
-            self.recovery.on_dsack(bytes)
+        // The duplicate of a tail loss probe is its answer, and no sign of reordering.
+        let probe_end = self.recovery.probe.map(|probe| probe.end);
+        let by_dsack = outcome.dsack.is_some_and(|(start, end)| {
+            probe_end != Some(end) && {
+                self.recovery
+                    .widen_reordering_window(self.snd.una, self.snd.nxt);
+                self.recovery.on_dsack(start, end - start)
+            }
         });
-        let echo = seg
-            .header
-            .options
-            .timestamps
-            .filter(|ts| self.agreed.timestamps && ts.ecr != 0);
         let by_echo = outcome.acked > 0
             && !self.recovery.is_open()
-            && echo.is_some_and(|ts| self.recovery.echo_tells_of_original(ts.ecr));
-        if !by_dsack && !by_echo {
-            return;
+            && self
+                .recovery
+                .acked_original(&outcome.delivery, self.echo(seg));
+        // RFC 5682 §3, step 3b: not everything that the timeout gave up is lost.
+        let by_frto = outcome.delivery.given_up
+            && matches!(self.recovery.mode, Mode::Rto { frto, .. } if frto != Frto::Off)
+            && self.recovery.undo.is_some();
+        if by_dsack || by_echo || by_frto {
+            tracing::debug!(by_dsack, by_echo, by_frto, "spurious recovery undone");
+            cx.counters.spurious_recoveries += 1;
+            self.recovery.undo();
+            self.cc.on_spurious(cx.now);
         }
-        tracing::debug!(by_dsack, by_echo, "spurious recovery undone");
-        cx.counters.spurious_recoveries += 1;
-        self.recovery.board.unmark_lost();
-        self.recovery.undo = None;
-        self.recovery.on_exit();
-        self.cc.on_spurious(cx.now);
     }
 
-    /// The end of a tail loss probe (RFC 8985 §7.4): whether it repaired a loss.
-    fn check_probe(&mut self, ack: u64, outcome: &Outcome, now: Time) {
+    /// The end of a tail loss probe (RFC 8985 §7.4.2): whether it repaired a loss.
+    fn check_probe(&mut self, outcome: &Outcome, now: Time) {
         let Some(probe) = self.recovery.probe else {
             return;
         };
-        if ack < probe.end {
+        let una = self.snd.una;
+        if una < probe.end {
             return;
         }
-        self.recovery.probe = None;
-        let repaired = probe.retransmitted && outcome.dsack.is_none();
-        if repaired && ack > probe.end && self.recovery.is_open() {
+        let of_probe = outcome.dsack.is_some_and(|(_, end)| end == probe.end);
+        // Both the original and the probe arrived: the probe's answer is a D-SACK or a duplicate.
+        let both =
+            of_probe || una == probe.end && outcome.acked == 0 && outcome.delivery.bytes == 0;
+        let repaired = probe.retransmitted && !both && una > probe.end;
+        if !probe.retransmitted || both || repaired {
+            self.recovery.probe = None;
+        }
+        if repaired && self.recovery.is_open() {
             self.cc
                 .on_congestion(saturate(outcome.flight), Cause::Loss, now);
             self.cc.on_recovery_exit(now);
@@ -220,57 +248,88 @@ impl Connection {
         }
     }
 
-    /// Looks for losses, begins, continues or ends an episode.
+    /// Ends an episode, looks for losses, begins or continues one.
     fn run_recovery(&mut self, outcome: &Outcome, cx: &mut Context<'_>) {
-        let before = self.recovery.board.lost();
+        if matches!(self.recovery.mode, Mode::Rto { .. }) {
+            self.judge_timeout(outcome);
+        }
+        if let Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point, .. } =
+            self.recovery.mode
+            && self.snd.una >= recovery_point
+        {
+            self.recovery.on_exit();
+            self.cc.on_recovery_exit(cx.now);
+        }
         if self.agreed.sack {
-            self.detect_loss(cx);
+            self.detect_loss(outcome.recover_flight, cx);
         } else {
             self.count_duplicate(outcome, cx.now);
         }
-        let fresh_loss = self.recovery.board.lost() > before;
+        let fresh_loss = self.recovery.lost_total > outcome.lost_before;
+        let mss = u64::from(self.snd.mss);
+        let delivered = match (self.agreed.sack, outcome.duplicate) {
+            (false, true) => mss,
+            _ => outcome.delivery.bytes,
+        };
         match &mut self.recovery.mode {
             Mode::Open => {}
-            Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point }
-                if self.snd.una >= *recovery_point =>
-            {
-                self.recovery.on_exit();
-                self.cc.on_recovery_exit(cx.now);
-            }
-            Mode::Rto { .. } => {}
+            Mode::Rto { spared, .. } => *spared = spared.saturating_sub(delivered),
             Mode::Fast { prr, .. } => {
                 if !self.agreed.sack && outcome.acked > 0 {
                     // RFC 6582 §3.2: a partial acknowledgement shows the next hole.
-                    self.recovery.board.mark_head_lost(u64::from(self.snd.mss));
+                    let bytes = self.recovery.board.mark_head_lost(mss);
+                    self.recovery.lost_total += bytes;
                 }
-                let delivered = match (self.agreed.sack, outcome.duplicate) {
-                    (false, true) => u64::from(self.snd.mss),
-                    _ => outcome.delivery.bytes,
-                };
-                let in_flight = self
-                    .recovery
-                    .board
-                    .in_flight()
-                    .saturating_sub(self.recovery.dup_acked);
-                prr.on_ack(
-                    delivered,
-                    in_flight,
-                    outcome.acked > 0 && !fresh_loss,
-                    u64::from(self.snd.mss),
-                );
+                if delivered > 0 {
+                    let in_flight = self.recovery.board.in_flight();
+                    let in_flight = in_flight.saturating_sub(self.recovery.dup_acked);
+                    prr.on_ack(delivered, in_flight, outcome.acked > 0 && !fresh_loss, mss);
+                    if !self.agreed.sack && outcome.acked > 0 {
+                        prr.let_one_out(in_flight, mss);
+                    }
+                }
             }
+        }
+    }
+
+    /// F-RTO (RFC 5682 §3.1, as Linux does it with and without SACK): whether the timeout was
+    /// spurious is known when the second acknowledgement after it comes.
+    fn judge_timeout(&mut self, outcome: &Outcome) {
+        let can_send = self.snd.unsent() > 0 && self.snd.right_edge() > self.snd.nxt;
+        let Mode::Rto {
+            recovery_point,
+            frto,
+            ..
+        } = &mut self.recovery.mode
+        else {
+            return;
+        };
+        if *frto == Frto::Off {
+            return;
+        }
+        if self.snd.nxt > *recovery_point {
+            if outcome.delivery.sacked > 0 || outcome.duplicate {
+                // Step 3a: new data made the peer repeat itself, so there is a hole.
+                *frto = Frto::Off;
+            }
+        } else if outcome.acked > 0 && self.snd.una < *recovery_point {
+            // Step 2b.
+            *frto = if can_send { Frto::Sending } else { Frto::Off };
         }
     }
 
     /// NewReno's way to find a loss: the third duplicate (RFC 5681 §3.2).
     fn count_duplicate(&mut self, outcome: &Outcome, now: Time) {
-        if !outcome.duplicate {
+        if !outcome.duplicate
+            || self.recovery.is_open() && self.recovery.is_after_episode(self.snd.una)
+        {
             return;
         }
         let mss = u64::from(self.snd.mss);
         self.recovery.dup_acked = (self.recovery.dup_acked + mss).min(self.max_dup_acked());
         if self.recovery.is_open() && self.recovery.dup_acked >= DUP_THRESH * mss {
-            self.recovery.board.mark_head_lost(mss);
+            let bytes = self.recovery.board.mark_head_lost(mss);
+            self.recovery.lost_total += bytes;
             self.enter_fast_recovery(outcome.flight, now);
         }
     }
@@ -285,44 +344,59 @@ impl Connection {
             .max(DUP_THRESH * u64::from(self.snd.mss))
     }
 
+    /// The reordering timer (RFC 8985 §6.2 step 5).
+    pub(super) fn on_reorder_timeout(&mut self, cx: &mut Context<'_>) {
+        let flight = self.snd.flight_size() - self.recovery.board.sacked();
+        self.detect_loss(flight, cx);
+        self.set_loss_timers(false, cx.now);
+    }
+
     /// RACK: marks what is lost by now, and looks again when more may be.
-    pub(super) fn detect_loss(&mut self, cx: &mut Context<'_>) {
-        let (lost, again) = self
-            .recovery
-            .detect_lost(&self.rtt, u64::from(self.snd.mss), cx.now);
+    fn detect_loss(&mut self, recover_flight: u64, cx: &mut Context<'_>) {
+        let mss = u64::from(self.snd.mss);
+        let (_, again) = self.recovery.detect_lost(&self.rtt, mss, cx.now);
         match again {
             Some(after) => self.timers.start(Timer::Reorder, cx.now + after),
             None => self.timers.stop(Timer::Reorder),
         }
-        if lost && self.recovery.is_open() {
-            self.enter_fast_recovery(self.snd.flight_size(), cx.now);
+        if self.recovery.board.lost() > 0 && self.recovery.is_open() {
+            self.enter_fast_recovery(recover_flight, cx.now);
         }
     }
 
+    /// `flight`: what was in flight before the acknowledgement that told of the loss.
     fn enter_fast_recovery(&mut self, flight: u64, now: Time) {
-        self.cc.on_congestion(saturate(flight), Cause::Loss, now);
-        let prr = Prr::new(flight, u64::from(self.cc.ssthresh()));
+        let flight_size = self.snd.flight_size().max(flight);
+        self.cc
+            .on_congestion(saturate(flight_size), Cause::Loss, now);
+        let mut prr = Prr::new(flight, u64::from(self.cc.ssthresh()));
         tracing::debug!(flight, ssthresh = self.cc.ssthresh(), "fast recovery");
+        prr.on_ack(0, self.recovery.in_flight(), false, u64::from(self.snd.mss));
         self.recovery.mode = Mode::Fast {
             recovery_point: self.snd.nxt,
             prr,
         };
+        self.recovery.probe = None;
         self.recovery.begin_episode(self.snd.una);
-        if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
-            prr.on_ack(
-                0,
-                self.recovery.board.in_flight(),
-                false,
-                u64::from(self.snd.mss),
-            );
-        }
         self.ecn.reduced = self.agreed.ecn;
         self.ecn.reduced_until = self.snd.nxt;
     }
 
+    /// RFC 2018 §8: what now comes first was SACKed before, so the peer has thrown it away. It
+    /// gets half a round trip to prove the contrary (Linux: `tcp_check_sack_reneging`).
+    fn check_reneging(&mut self, outcome: &Outcome, now: Time) {
+        if outcome.acked > 0 && self.recovery.board.first_is_sacked() {
+            let half = self.rtt.srtt().unwrap_or_default() / 2;
+            let patience = half.max(Duration::from_millis(10));
+            self.timers.start(Timer::Retransmit, now + patience);
+            self.timers.stop(Timer::LossProbe);
+        }
+    }
+
     /// cwnd grows by what was delivered, where it was the limit.
-    fn grow_window(&mut self, outcome: &Outcome, rate: Option<(u64, bool)>, cx: &mut Context<'_>) {
-        if outcome.delivery.bytes == 0 {
+    fn grow_window(&mut self, outcome: &Outcome, sample: Option<RateSample>, cx: &mut Context<'_>) {
+        let lost = self.recovery.lost_total - outcome.lost_before;
+        if outcome.delivery.bytes == 0 && lost == 0 {
             return;
         }
         let round_start = self.snd.una > self.round_end;
@@ -332,19 +406,28 @@ impl Connection {
         let ack = Ack {
             delivered: saturate(outcome.delivery.bytes),
             flight_size: saturate(outcome.flight),
-            rtt: outcome.delivery.newest_sent_at.map(|at| cx.now.since(at)),
+            in_flight: saturate(self.recovery.in_flight()),
+            lost: saturate(lost),
+            rtt: outcome.delivery.newest_rtt(cx.now),
             srtt: self.rtt.srtt(),
             min_rtt: self.rtt.min_rtt(),
-            delivery_rate: rate.map(|(rate, _)| rate),
+            sample,
             app_limited: self.snd.una > self.cwnd_limited_until,
             round_start,
-            in_recovery: matches!(self.recovery.mode, Mode::Fast { .. }),
+            in_recovery: match self.recovery.mode {
+                Mode::Fast { .. } => true,
+                // Nothing may be wrong but the order; wait until it is known (Linux:
+                // `tcp_may_raise_cwnd`).
+                Mode::Open => outcome.acked == 0 && !self.recovery.has_seen_reordering(),
+                Mode::Rto { .. } => false,
+            },
         };
         self.cc.on_ack(&ack, cx.now);
         self.tune_send_buffer(cx);
     }
 
-    /// The retransmission timer and the probe timer (RFC 6298 §5, RFC 8985 §7.2).
+    /// The retransmission timer and the probe timer (RFC 6298 §5, RFC 8985 §7.2): `restart` when
+    /// something new was acknowledged.
     pub(super) fn set_loss_timers(&mut self, restart: bool, now: Time) {
         if self.recovery.board.is_empty() {
             self.timers.stop(Timer::Retransmit);
@@ -355,17 +438,28 @@ impl Connection {
         if restart || !self.timers.is_running(Timer::Retransmit) {
             self.timers.start(Timer::Retransmit, now + self.rtt.rto());
         }
-        self.set_probe_timer(now);
+        if !self.wants_probe() {
+            self.timers.stop(Timer::LossProbe);
+        } else if restart || !self.timers.is_running(Timer::LossProbe) {
+            self.restart_probe_timer(now);
+        }
     }
 
-    fn set_probe_timer(&mut self, now: Time) {
-        let wanted = self.agreed.sack
+    /// RFC 8985 §7.2: whether the tail of what is in flight is to be probed for.
+    fn wants_probe(&self) -> bool {
+        self.agreed.sack
             && self.recovery.is_open()
             && self.recovery.probe.is_none()
             && !self.recovery.board.is_empty()
             && self.recovery.board.sacked() == 0
-            && !self.timers.is_running(Timer::Reorder);
-        if !wanted {
+            && self.retries == 0
+            && !self.timers.is_running(Timer::Reorder)
+    }
+
+    /// Also for each new segment: the probe comes two round trips after the last of them, or when
+    /// the retransmission timer would, and in its place.
+    pub(super) fn restart_probe_timer(&mut self, now: Time) {
+        if !self.wants_probe() {
             return self.timers.stop(Timer::LossProbe);
         }
         let Some(srtt) = self.rtt.srtt() else {
@@ -377,7 +471,8 @@ impl Connection {
         }
         // Linux: TCP_TIMEOUT_MIN, two ticks.
         let at = now + pto.max(Duration::from_millis(2));
-        self.timers.start(Timer::LossProbe, at);
+        let rto = self.timers.at(Timer::Retransmit).unwrap_or(Time::MAX);
+        self.timers.start(Timer::LossProbe, at.min(rto));
     }
 
     /// The probe timeout: the tail may be lost (RFC 8985 §7.3).
@@ -406,26 +501,49 @@ impl Connection {
             return self.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx);
         }
         self.rtt.back_off();
-        let first = !matches!(self.recovery.mode, Mode::Rto { .. }) || self.retries <= 1;
-        if first && !shrunk {
+        let (was_open, was_rto) = match self.recovery.mode {
+            Mode::Open => (true, false),
+            Mode::Fast { .. } => (false, false),
+            Mode::Rto { .. } => (false, true),
+        };
+        if !shrunk && (!was_rto || self.retries <= 1) {
             self.cc.on_rto(saturate(self.snd.flight_size()), cx.now);
         }
-        if !matches!(self.recovery.mode, Mode::Rto { .. }) {
+        if was_open || self.recovery.undo.is_none() {
             self.recovery.begin_episode(self.snd.una);
         }
         tracing::debug!(retries = self.retries, rto = ?self.rtt.rto(), "retransmission timeout");
+        self.give_up_flight(was_open || was_rto, cx.now);
+        self.timers
+            .start(Timer::Retransmit, cx.now + self.rtt.rto());
+    }
+
+    /// Nothing in flight is believed to arrive, except for what was sent just now.
+    fn give_up_flight(&mut self, watch: bool, now: Time) {
+        let mss = u64::from(self.snd.mss);
         // RFC 2018 §8: if what comes first was SACKed, the peer has thrown it away.
         let reneged = self.recovery.board.first_is_sacked();
-        self.recovery.board.mark_all_lost(reneged);
+        let recent = if self.agreed.sack && !reneged {
+            self.recovery.sent_recently(&self.rtt, mss, now)
+        } else {
+            None
+        };
+        let before = self.recovery.board.lost();
+        self.recovery.board.mark_all_lost(reneged, recent);
+        self.recovery.lost_total += self.recovery.board.lost() - before;
         self.recovery.mode = Mode::Rto {
             recovery_point: self.snd.nxt,
+            frto: if watch && !reneged {
+                Frto::Watching
+            } else {
+                Frto::Off
+            },
+            spared: self.recovery.board.in_flight(),
         };
         self.recovery.probe = None;
         self.recovery.dup_acked = 0;
         self.timers.stop(Timer::LossProbe);
         self.timers.stop(Timer::Reorder);
-        self.timers
-            .start(Timer::Retransmit, cx.now + self.rtt.rto());
     }
 
     /// R2 (RFC 9293 §3.8.3), or what the user set instead.

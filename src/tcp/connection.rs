@@ -12,7 +12,8 @@ use crate::{
         Context,
         congestion::{self, CongestionControl},
         negotiated::{MSS_MIN, Negotiated},
-        recovery::{Mode, Recovery},
+        pacing::Pacer,
+        recovery::{Frto, Mode, Recovery},
         recv::Recv,
         rtt::RttEstimator,
         send::Send,
@@ -65,6 +66,7 @@ pub(crate) struct Connection {
     /// The end of the current round trip, by which cwnd growth is counted.
     pub(super) round_end: u64,
     pub(super) counts: Counts,
+    pub(super) pacer: Pacer,
     /// No handle exists any more.
     pub(super) orphan: bool,
 }
@@ -206,7 +208,7 @@ impl Connection {
             options,
             rtt,
             recovery: Recovery::new(now),
-            cc: congestion::new(options.congestion, 536, config.initial_window),
+            cc: congestion::new(options.congestion, 536, config),
             timers: Timers::default(),
             ts: from.ts,
             overhead: if from.is_v6 { 60 } else { 40 },
@@ -223,15 +225,13 @@ impl Connection {
             cwnd_limited_until: 0,
             round_end: 0,
             counts: Counts::default(),
+            pacer: Pacer::default(),
             orphan: false,
         };
         connection.set_mss();
-        connection.cc = congestion::new(
-            options.congestion,
-            u32::from(connection.snd.mss),
-            config.initial_window,
-        );
-        connection.cc.set_paced(false);
+        connection.cc =
+            congestion::new(options.congestion, u32::from(connection.snd.mss), cx.config);
+        connection.pacer.always = config.pacing;
         connection.rcv.mss = connection.snd.mss;
         connection.restart_keepalive(now);
         connection
@@ -292,11 +292,19 @@ impl Connection {
         }
         tracing::debug!(mtu, "path MTU");
         self.set_path_mtu(mtu);
-        self.recovery.board.mark_all_lost(false);
+        let before = self.recovery.board.lost();
+        self.recovery
+            .board
+            .mark_larger_lost(u64::from(self.snd.mss));
+        let lost = self.recovery.board.lost() - before;
+        self.recovery.lost_total += lost;
         // Not a sign of congestion (RFC 1191 §6.3): the window stays.
-        if self.recovery.is_open() {
+        if lost > 0 && self.recovery.is_open() {
+            self.recovery.undo = None;
             self.recovery.mode = Mode::Rto {
                 recovery_point: self.snd.nxt,
+                frto: Frto::Off,
+                spared: 0,
             };
         }
         self.set_loss_timers(true, now);
@@ -323,12 +331,7 @@ impl Connection {
     fn set_options(&mut self, options: SocketOptions, cx: &Context<'_>) {
         let old = std::mem::replace(&mut self.options, options);
         if old.congestion != options.congestion {
-            self.cc = congestion::new(
-                options.congestion,
-                u32::from(self.snd.mss),
-                cx.config.initial_window,
-            );
-            self.cc.set_paced(false);
+            self.cc = congestion::new(options.congestion, u32::from(self.snd.mss), cx.config);
         }
         if old.mss != options.mss {
             self.set_mss();
@@ -461,7 +464,7 @@ impl Connection {
             match timer {
                 Timer::Retransmit => self.on_retransmission_timeout(cx),
                 Timer::LossProbe => self.on_probe_timeout(cx),
-                Timer::Reorder => self.detect_loss(cx),
+                Timer::Reorder => self.on_reorder_timeout(cx),
                 Timer::ZeroWindowProbe => self.on_window_probe_timeout(cx),
                 Timer::DelayedAck => self.rcv.ack.now = self.rcv.ack.pending > 0,
                 Timer::KeepAlive => self.on_keepalive_timeout(cx),

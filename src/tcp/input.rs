@@ -196,6 +196,8 @@ impl Connection {
         if position >= self.snd.una {
             let window_changed = self.update_window(seg, position);
             self.on_ack(position, seg, window_changed, cx);
+        } else {
+            self.on_old_ack(seg, cx);
         }
         if self.state == State::Closed || self.state == State::TimeWait && seg.seq_len() == 0 {
             return Break(Verdict::Silently);

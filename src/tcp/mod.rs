@@ -25,6 +25,7 @@ pub(crate) mod handshake;
 mod input;
 pub(crate) mod negotiated;
 mod output;
+mod pacing;
 mod ranges;
 mod recovery;
 mod recv;

@@ -8,7 +8,7 @@ use crate::{
     tcp::{
         Context, Outgoing,
         connection::{Connection, Reset},
-        recovery::{Mode, Probe},
+        recovery::{Frto, Mode, Probe},
         timers::Timer,
     },
     time::Time,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Payload of the largest super-segment: with 60 bytes of each header the packet stays below 64 KiB.
-const SUPER_SEGMENT_MAX: u64 = 65_535 - 120;
+pub(super) const SUPER_SEGMENT_MAX: u64 = 65_535 - 120;
 
 /// Chunks of data that one segment may refer to; small writes are joined before they get here.
 const SLICES_MAX: usize = 16;
@@ -51,12 +51,23 @@ impl Connection {
             _ => {}
         }
         self.pull();
-        self.retransmission(cx)
-            .or_else(|| self.loss_probe(cx))
-            .or_else(|| self.new_data(cx))
+        self.data(cx)
             .or_else(|| self.window_probe(cx))
             .or_else(|| self.keepalive_probe(cx))
             .or_else(|| self.bare_ack(cx))
+    }
+
+    /// What congestion control and pacing let out.
+    fn data(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if let Some(probe) = self.loss_probe(cx) {
+            return Some(probe);
+        }
+        let nothing =
+            self.recovery.board.lost() == 0 && self.snd.unsent() == 0 && !self.snd.fin_unsent();
+        if nothing || !self.pacing_allows(cx.now) {
+            return None;
+        }
+        self.retransmission(cx).or_else(|| self.new_data(cx))
     }
 
     /// RFC 9293 §3.10.5.
@@ -93,10 +104,13 @@ impl Connection {
 
     /// What congestion control lets out now, in bytes.
     fn allowance(&self) -> u64 {
+        let in_flight = self.recovery.in_flight();
         match self.recovery.mode {
-            Mode::Fast { prr, .. } => prr.allowance,
-            Mode::Open | Mode::Rto { .. } => {
-                u64::from(self.cc.window()).saturating_sub(self.recovery.in_flight())
+            Mode::Fast { prr, .. } if !self.cc.controls_recovery() => prr.allowance(in_flight),
+            Mode::Open | Mode::Fast { .. } => u64::from(self.cc.window()).saturating_sub(in_flight),
+            Mode::Rto { spared, .. } => {
+                let counted = in_flight - spared.min(in_flight);
+                u64::from(self.cc.window()).saturating_sub(counted)
             }
         }
     }
@@ -104,6 +118,18 @@ impl Connection {
     /// What is marked as lost goes first, within the window and the current path MTU, never copied.
     fn retransmission(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
         let lost = *self.recovery.board.next_lost()?;
+        if matches!(
+            self.recovery.mode,
+            Mode::Rto {
+                frto: Frto::Sending,
+                ..
+            }
+        ) {
+            let segment = self.new_data(cx);
+            if segment.is_some() || self.finds_out() {
+                return segment;
+            }
+        }
         let mss = self.current_mss();
         let allowance = self.allowance();
         let alone = self.recovery.in_flight() == 0;
@@ -112,10 +138,7 @@ impl Connection {
         }
         // A window that the peer took back leaves one segment to try (MAY-7).
         let window = self.snd.right_edge().saturating_sub(lost.start).max(mss);
-        let max = allowance
-            .max(mss)
-            .min(window)
-            .min(SUPER_SEGMENT_MAX.max(mss));
+        let max = allowance.max(mss).min(window).min(self.burst_limit(mss));
         let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
         let segment = self.data_segment(range, mss, cx);
         let len = range.end + u64::from(range.fin) - range.start;
@@ -127,12 +150,32 @@ impl Connection {
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
             prr.on_sent(len);
         }
+        self.on_paced(len, cx.now);
         if range.start == self.snd.una {
             self.timers
                 .start(Timer::Retransmit, cx.now + self.rtt.rto());
         }
         self.set_loss_timers(false, cx.now);
         Some(segment)
+    }
+
+    /// F-RTO (RFC 5682 §3.1 step 2b): after the first acknowledgement that follows a timeout, new
+    /// data goes out and not what is believed to be lost. If there was none to send, that is given
+    /// up.
+    fn finds_out(&mut self) -> bool {
+        let nxt = self.snd.nxt;
+        let Mode::Rto {
+            recovery_point,
+            frto,
+            ..
+        } = &mut self.recovery.mode
+        else {
+            return false;
+        };
+        if nxt == *recovery_point {
+            *frto = Frto::Off;
+        }
+        nxt > *recovery_point
     }
 
     /// At most `max` bytes of what was sent before from `start` to `end`, the FIN told apart.
@@ -165,7 +208,8 @@ impl Connection {
     fn count_retransmission(&mut self, start: u64, len: u64, cx: &mut Context<'_>) {
         self.counts.retransmitted += len;
         cx.counters.segments_retransmitted += 1;
-        self.recovery.on_retransmission(len, self.ts.val(cx.now));
+        self.recovery
+            .on_retransmission(start + len, len, self.ts.val(cx.now));
         tracing::trace!(start, len, "retransmit");
     }
 
@@ -189,7 +233,9 @@ impl Connection {
             return Some(segment);
         }
         let last = *self.recovery.board.last()?;
-        let range = self.sent_range(last.start.max(last.end.saturating_sub(mss)), last.end, mss);
+        // The last segment on the wire: what is left over of a super-segment.
+        let tail = (last.end - last.start - 1) % mss + 1;
+        let range = self.sent_range(last.end - tail, last.end, mss);
         let len = range.end + u64::from(range.fin) - range.start;
         let segment = self.data_segment(range, mss, cx);
         let snapshot = self.recovery.snapshot(cx.now);
@@ -209,7 +255,14 @@ impl Connection {
         if unsent == 0 && !self.snd.fin_unsent() {
             return None;
         }
-        if self.recovery.board.lost() > 0 && matches!(self.recovery.mode, Mode::Rto { .. }) {
+        let finds_out = matches!(
+            self.recovery.mode,
+            Mode::Rto {
+                frto: Frto::Sending,
+                ..
+            }
+        );
+        if self.recovery.board.lost() > 0 && !finds_out {
             return None;
         }
         self.restart_after_idle(cx);
@@ -270,34 +323,13 @@ impl Connection {
         (!waits).then_some(whole)
     }
 
-    /// The largest super-segment for this path (Linux: `tcp_tso_autosize`): what goes out in a
-    /// millisecond at the current rate, so that no burst fills a short queue; and more where the
-    /// round trip is so short that the peer is next door.
-    fn burst_limit(&self, mss: u64) -> u64 {
-        let max = SUPER_SEGMENT_MAX.max(mss);
-        let Some(srtt) = self.rtt.srtt() else {
-            return max;
-        };
-        let cwnd = u64::from(self.cc.window());
-        // In slow start the window doubles in a round trip.
-        let window = if cwnd < u64::from(self.cc.ssthresh()) / 2 {
-            2 * cwnd
-        } else {
-            cwnd + cwnd / 5
-        };
-        let rate = window.saturating_mul(1000) / (srtt.as_micros() as u64).max(1);
-        let near = self.rtt.min_rtt().map_or(0, |rtt| {
-            SUPER_SEGMENT_MAX >> (rtt.as_micros() / 512).min(63)
-        });
-        let burst = rate.saturating_add(near).max(2 * mss).min(max);
-        burst / mss * mss
-    }
-
     /// More acknowledgements are on their way: a larger segment a little later costs both ends
-    /// less (Linux: `tcp_tso_should_defer`). Only right after another: who is idle sends at once.
+    /// less (Linux: `tcp_tso_should_defer`). Only right after another: who is idle sends at once,
+    /// and so does limited transmit (RFC 3042).
     fn waits_for_more(&self, len: u64, window: u64, now: Time) -> bool {
         let total = u64::from(self.cc.window()).min(window + self.recovery.in_flight());
         self.recovery.is_open()
+            && self.recovery.board.sacked() + self.recovery.dup_acked == 0
             && self.recovery.in_flight() > 0
             && now.since(self.data_sent_at) < BURST_WITHIN
             && len < total / 3
@@ -364,7 +396,9 @@ impl Connection {
             self.rcv.ack.interactive = true;
         }
         self.data_sent_at = now;
+        self.on_paced(taken, now);
         self.set_loss_timers(false, now);
+        self.restart_probe_timer(now);
         segment
     }
 
@@ -380,7 +414,7 @@ impl Connection {
             flags = flags | Flags::PSH;
         }
         let fresh = range.start >= self.snd.nxt;
-        if std::mem::take(&mut self.ecn.reduced) && fresh {
+        if fresh && std::mem::take(&mut self.ecn.reduced) {
             flags = flags | Flags::CWR;
         }
         let mut payload = Payload::new();

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::{
     tcp::{
+        congestion::RateSample,
+        connection::TsClock,
         rtt::RttEstimator,
         scoreboard::{Scoreboard, Sent, Snapshot},
     },
@@ -27,7 +29,25 @@ pub(crate) enum Mode {
     /// Fast recovery, until the position is acknowledged.
     Fast { recovery_point: u64, prr: Prr },
     /// After a retransmission timeout, until the position is acknowledged.
-    Rto { recovery_point: u64 },
+    Rto {
+        recovery_point: u64,
+        frto: Frto,
+        /// Bytes in flight that the timeout did not give up, and that the loss window, which
+        /// begins from nothing, does not count.
+        spared: u64,
+    },
+}
+
+/// Whether the timeout was spurious (F-RTO, RFC 5682).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frto {
+    /// It was not, or it cannot be found out.
+    Off,
+    /// The next acknowledgement tells.
+    Watching,
+    /// Step 2b: new data goes out in place of what is believed to be lost; what acknowledges it
+    /// tells.
+    Sending,
 }
 
 /// Proportional rate reduction (RFC 9937): how much an acknowledgement lets out in fast recovery.
@@ -40,8 +60,8 @@ pub(crate) struct Prr {
     /// RecoverFS: what was in flight when it began.
     flight: u64,
     ssthresh: u64,
-    /// What may be sent now.
-    pub(crate) allowance: u64,
+    /// What may be in flight now.
+    cwnd: u64,
 }
 
 impl Prr {
@@ -51,37 +71,47 @@ impl Prr {
             out: 0,
             flight: flight.max(1),
             ssthresh,
-            allowance: 0,
+            cwnd: 0,
         }
     }
 
-    /// An acknowledgement delivered `delivered` bytes; `progress`: SND.UNA moved and nothing more
-    /// was found lost (SafeACK).
-    pub(crate) fn on_ack(&mut self, delivered: u64, in_flight: u64, progress: bool, mss: u64) {
+    /// An acknowledgement delivered `delivered` bytes and left `in_flight`; `safe`: SND.UNA moved
+    /// and nothing more was found lost (SafeACK).
+    pub(crate) fn on_ack(&mut self, delivered: u64, in_flight: u64, safe: bool, mss: u64) {
         self.delivered += delivered;
-        let allowance = if in_flight > self.ssthresh {
-            // Proportional: ceil(prr_delivered * ssthresh / RecoverFS) - prr_out.
+        let count = if in_flight > self.ssthresh {
+            // Proportional: ceil(prr_delivered * ssthresh / RecoverFS) - prr_out, in whole segments
+            // as Linux counts.
             let share = u128::from(self.delivered) * u128::from(self.ssthresh);
-            (share.div_ceil(u128::from(self.flight)) as u64).saturating_sub(self.out)
+            let share = share.div_ceil(u128::from(self.flight)) as u64;
+            (share.div_ceil(mss) * mss).saturating_sub(self.out)
         } else {
-            // Slow start reduction bound, or conservative bound without progress.
-            let mut limit = self.delivered.saturating_sub(self.out);
-            if progress {
-                limit = limit.max(delivered) + mss;
+            // As much as was delivered, and with a good sign one segment more: slow start up to
+            // ssthresh.
+            let mut limit = self.delivered.saturating_sub(self.out).max(delivered);
+            if safe {
+                limit += mss;
             }
             limit.min(self.ssthresh - in_flight)
         };
         // The first retransmission always goes out.
-        self.allowance = if self.out == 0 {
-            allowance.max(mss)
-        } else {
-            allowance
-        };
+        let count = if self.out == 0 { count.max(mss) } else { count };
+        self.cwnd = in_flight + count;
+    }
+
+    /// One segment goes out whatever was delivered: the next hole that a partial acknowledgement
+    /// has shown (RFC 6582 §3.2 step 3).
+    pub(crate) fn let_one_out(&mut self, in_flight: u64, mss: u64) {
+        self.cwnd = self.cwnd.max(in_flight + mss);
+    }
+
+    /// What may be sent now. More than the acknowledgement allowed if more was found lost since.
+    pub(crate) fn allowance(&self, in_flight: u64) -> u64 {
+        self.cwnd.saturating_sub(in_flight)
     }
 
     pub(crate) fn on_sent(&mut self, bytes: u64) {
         self.out += bytes;
-        self.allowance = self.allowance.saturating_sub(bytes);
     }
 }
 
@@ -102,8 +132,6 @@ struct Rack {
 /// What it takes to find out that an episode was for nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
-    /// Our timestamp clock when the first retransmission of the episode went out.
-    pub(crate) first_ts: Option<u32>,
     /// Bytes sent again in the episode and not yet reported as received twice.
     pub(crate) retransmitted: u64,
     /// Something was sent again at all.
@@ -129,34 +157,82 @@ pub(crate) struct Recovery {
     pub(crate) dup_acked: u64,
     pub(crate) probe: Option<Probe>,
     pub(crate) undo: Option<Undo>,
+    /// Our timestamp clock when the first of the retransmissions went out that may still be on
+    /// their way (Linux: `retrans_stamp`), and where the last of them in the stream ends.
+    first_again: Option<u32>,
+    again_until: u64,
     pub(crate) delivered: u64,
     pub(crate) delivered_at: Time,
     first_sent_at: Time,
-    /// Everything before this position was sent while the application was the limit.
+    /// What was sent before so much was delivered was so while the application was the limit;
+    /// zero: it is not.
     app_limited_until: u64,
+    /// Bytes marked as lost so far, also those that were not.
+    pub(crate) lost_total: u64,
+    /// Without SACK: duplicates of this number, at which the last episode ended, are not counted
+    /// (RFC 6582 §3.2 step 2).
+    recover: u64,
 }
 
 /// What one acknowledgement delivered, as the scoreboard told it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delivery {
     pub(crate) bytes: u64,
-    /// When the oldest and the newest of the segments that were sent only once were sent.
-    pub(crate) oldest_sent_at: Option<Time>,
-    pub(crate) newest_sent_at: Option<Time>,
+    /// Bytes of it that SACK blocks told of.
+    pub(crate) sacked: u64,
+    /// When the oldest of the segments that were sent only once was sent: of those that were
+    /// acknowledged by number, and of those by SACK blocks.
+    acked_sent_at: Option<Time>,
+    sacked_sent_at: Option<Time>,
+    /// The same of the newest of either.
+    newest_sent_at: Option<Time>,
+    /// Something that was acknowledged by number had been sent more than once.
+    retransmitted: bool,
+    /// Something that a timeout gave up arrived without having been sent again.
+    pub(crate) given_up: bool,
+    /// Something that was marked as lost arrived without having been sent again.
+    found_again: bool,
     /// Of the newest segment: the state of delivery when it was sent, and when that was.
     sample: Option<(Snapshot, Time)>,
     /// The highest position delivered before (RACK.fack).
     high_before: u64,
     min_rtt: Duration,
+    /// The timestamp that is echoed, and the clock that it is of.
+    echo: Option<(u32, TsClock)>,
+}
+
+/// How a segment was reported as delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Number,
+    Sack,
 }
 
 impl Delivery {
-    pub(crate) fn new(high_before: u64, min_rtt: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        high_before: u64,
+        min_rtt: Option<Duration>,
+        echo: Option<(u32, TsClock)>,
+    ) -> Self {
         Self {
             high_before,
             min_rtt: min_rtt.unwrap_or_default(),
+            echo,
             ..Self::default()
         }
+    }
+
+    /// A round-trip time by Karn's rule: not when anything was sent twice, for then what lies
+    /// behind it may have arrived long ago.
+    pub(crate) fn rtt(&self, now: Time) -> Option<Duration> {
+        let by_number = self.acked_sent_at.filter(|_| !self.retransmitted);
+        by_number.or(self.sacked_sent_at).map(|at| now.since(at))
+    }
+
+    /// The round-trip time of what was sent last: without what the peer's delay adds.
+    pub(crate) fn newest_rtt(&self, now: Time) -> Option<Duration> {
+        self.rtt(now)?;
+        self.newest_sent_at.map(|at| now.since(at))
     }
 }
 
@@ -169,10 +245,14 @@ impl Recovery {
             dup_acked: 0,
             probe: None,
             undo: None,
+            first_again: None,
+            again_until: 0,
             delivered: 0,
             delivered_at: now,
             first_sent_at: now,
             app_limited_until: 0,
+            lost_total: 0,
+            recover: 0,
         }
     }
 
@@ -187,7 +267,7 @@ impl Recovery {
 
     /// What to remember with a segment that is sent now.
     pub(crate) fn snapshot(&mut self, now: Time) -> Snapshot {
-        if self.board.in_flight() == 0 {
+        if self.board.is_empty() {
             // A new flight: the sample must not span the pause before it.
             self.first_sent_at = now;
             self.delivered_at = now;
@@ -196,7 +276,9 @@ impl Recovery {
             delivered: self.delivered,
             delivered_at: self.delivered_at,
             first_sent_at: self.first_sent_at,
-            app_limited: self.app_limited_until > self.delivered,
+            app_limited: self.app_limited_until > 0,
+            lost: self.lost_total,
+            in_flight: self.in_flight(),
         }
     }
 
@@ -206,29 +288,34 @@ impl Recovery {
     }
 
     /// Notes a delivered segment: for RACK, for the RTT and for the delivery rate.
-    pub(crate) fn on_delivered(
-        &mut self,
-        sent: &Sent,
-        delivery: &mut Delivery,
-        echo_is_old: bool,
-        now: Time,
-    ) {
+    pub(crate) fn on_delivered(&mut self, sent: &Sent, delivery: &mut Delivery, by: By, now: Time) {
         let rtt = now.since(sent.sent_at);
         if sent.retransmitted {
             // Which transmission arrived? Not the last one if the echoed timestamp is older, or
-            // if it would have been faster than any (RFC 8985 §6.2 step 2).
-            if !echo_is_old && rtt >= delivery.min_rtt {
+            // if it would have been faster than any (RFC 8985 §6.2 step 2). A SACK comes with the
+            // echo of what was in order before, which tells nothing.
+            let older = delivery.echo.is_some_and(|(echo, clock)| {
+                by == By::Number && echo != 0 && is_before(echo, clock.val(sent.sent_at))
+            });
+            if !older && rtt >= delivery.min_rtt {
                 self.advance_rack(sent, rtt);
             }
+            delivery.retransmitted |= by == By::Number;
         } else {
             self.advance_rack(sent, rtt);
             let at = sent.sent_at;
-            delivery.oldest_sent_at =
-                Some(delivery.oldest_sent_at.map_or(at, |oldest| oldest.min(at)));
-            delivery.newest_sent_at =
-                Some(delivery.newest_sent_at.map_or(at, |newest| newest.max(at)));
+            let oldest = match by {
+                By::Number => &mut delivery.acked_sent_at,
+                By::Sack => &mut delivery.sacked_sent_at,
+            };
+            *oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
+            delivery.newest_sent_at = delivery.newest_sent_at.max(Some(at));
+            delivery.found_again |= sent.is_lost();
             if sent.end < delivery.high_before {
                 self.rack.reordering_seen = true;
+            }
+            if let Mode::Rto { recovery_point, .. } = self.mode {
+                delivery.given_up |= sent.end <= recovery_point;
             }
         }
         if delivery.sample.is_none_or(|(_, at)| sent.sent_at >= at) {
@@ -244,27 +331,35 @@ impl Recovery {
         }
     }
 
-    /// Closes the accounts of one acknowledgement and returns the delivery rate in bytes a second,
-    /// with whether the application was the limit.
-    pub(crate) fn on_delivery(&mut self, delivery: &Delivery, now: Time) -> Option<(u64, bool)> {
+    /// Closes the accounts of one acknowledgement and returns the delivery rate sample
+    /// (draft-cheng-iccrg-delivery-rate-estimation).
+    pub(crate) fn on_delivery(&mut self, delivery: &Delivery, now: Time) -> Option<RateSample> {
         if delivery.bytes == 0 {
             return None;
         }
         self.delivered += delivery.bytes;
         self.delivered_at = now;
+        if self.delivered > self.app_limited_until {
+            self.app_limited_until = 0;
+        }
         let (snapshot, sent_at) = delivery.sample?;
         self.first_sent_at = sent_at;
         let send_elapsed = sent_at.since(snapshot.first_sent_at);
-        let interval = now
-            .since(snapshot.delivered_at)
-            .max(send_elapsed)
-            .as_nanos();
-        let bytes = u128::from(self.delivered - snapshot.delivered);
-        let rate = (bytes * 1_000_000_000).checked_div(interval)?;
-        Some((
-            u64::try_from(rate).unwrap_or(u64::MAX),
-            snapshot.app_limited,
-        ))
+        let interval = now.since(snapshot.delivered_at).max(send_elapsed);
+        let bytes = self.delivered - snapshot.delivered;
+        // §3.3: shorter than any round trip, it tells of compressed acknowledgements only.
+        let usable = interval >= delivery.min_rtt;
+        let rate = (u128::from(bytes) * 1_000_000_000).checked_div(interval.as_nanos());
+        Some(RateSample {
+            rate: rate
+                .filter(|_| usable)
+                .map(|rate| u64::try_from(rate).unwrap_or(u64::MAX)),
+            app_limited: snapshot.app_limited,
+            prior_delivered: snapshot.delivered,
+            delivered: self.delivered,
+            lost: self.lost_total.saturating_sub(snapshot.lost),
+            in_flight: snapshot.in_flight,
+        })
     }
 
     /// RFC 8985 §6.2 steps 4 and 5. Returns whether anything was marked as lost, and in what time
@@ -280,7 +375,12 @@ impl Recovery {
         };
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let (bytes, again) = self.board.detect_lost(newest, window, now);
+        self.lost_total += bytes;
         (bytes > 0, again)
+    }
+
+    pub(crate) fn has_seen_reordering(&self) -> bool {
+        self.rack.reordering_seen
     }
 
     /// RACK.reo_wnd.
@@ -292,6 +392,13 @@ impl Recovery {
         let min_rtt = rtt.min_rtt().unwrap_or_default();
         let wide = min_rtt / 4 * (u32::from(self.rack.widened) + 1);
         wide.min(rtt.srtt().unwrap_or(Duration::MAX))
+    }
+
+    /// After a timeout: what was sent later than this may still be acknowledged (RFC 8985 §6.3).
+    pub(crate) fn sent_recently(&self, rtt: &RttEstimator, mss: u64, now: Time) -> Option<Time> {
+        let round = self.rack.rtt.max(rtt.srtt()?);
+        let window = round + self.reordering_window(rtt, mss);
+        Some(Time::from_start(now.since_start().saturating_sub(window)))
     }
 
     /// A D-SACK came: we retransmitted too early, so wait longer (once in a round trip).
@@ -307,48 +414,83 @@ impl Recovery {
 
     /// An episode ended.
     pub(crate) fn on_exit(&mut self) {
+        if let Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point, .. } = self.mode {
+            self.recover = recovery_point;
+            self.rack.persist = self.rack.persist.saturating_sub(1);
+        }
         self.mode = Mode::Open;
         self.dup_acked = 0;
-        self.rack.persist = self.rack.persist.saturating_sub(1);
         if self.rack.persist == 0 {
             self.rack.widened = 0;
         }
     }
 
+    /// Whether duplicates of the number `una` may still be of what the last episode sent again
+    /// (RFC 6582 §3.2 step 2).
+    pub(crate) fn is_after_episode(&self, una: u64) -> bool {
+        una <= self.recover
+    }
+
     /// Remembers what an undo needs, at the begin of an episode.
     pub(crate) fn begin_episode(&mut self, una: u64) {
+        if una >= self.again_until {
+            self.first_again = None;
+        }
         self.undo = Some(Undo {
-            first_ts: None,
             retransmitted: 0,
             any: false,
             marker: una,
         });
     }
 
-    /// Something was sent again, when our timestamp clock said `ts`.
-    pub(crate) fn on_retransmission(&mut self, bytes: u64, ts: u32) {
+    /// `bytes` up to `end` were sent again, when our timestamp clock said `ts`.
+    pub(crate) fn on_retransmission(&mut self, end: u64, bytes: u64, ts: u32) {
+        self.first_again.get_or_insert(ts);
+        self.again_until = self.again_until.max(end);
         if let Some(undo) = &mut self.undo {
             undo.any = true;
-            undo.first_ts.get_or_insert(ts);
             undo.retransmitted += bytes;
         }
     }
 
-    /// A D-SACK block of `bytes`: whether everything that the episode sent again was for nothing.
-    pub(crate) fn on_dsack(&mut self, bytes: u64) -> bool {
+    /// A D-SACK block of `bytes` from `start` on: whether everything that the episode sent again
+    /// was for nothing.
+    pub(crate) fn on_dsack(&mut self, start: u64, bytes: u64) -> bool {
         let Some(undo) = &mut self.undo else {
             return false;
         };
-        undo.retransmitted = undo.retransmitted.saturating_sub(bytes);
+        // Of more than was sent again, or of what lay before: no duplicate of ours.
+        if start < undo.marker || bytes > undo.retransmitted {
+            return false;
+        }
+        undo.retransmitted -= bytes;
         undo.any && undo.retransmitted == 0
     }
 
-    /// The peer echoes a timestamp from before our first retransmission: it has received the
-    /// original (RFC 3522).
-    pub(crate) fn echo_tells_of_original(&self, echo: u32) -> bool {
-        let first = self.undo.and_then(|undo| undo.first_ts);
-        first.is_some_and(|first| (echo.wrapping_sub(first) as i32) < 0)
+    /// The peer echoes a timestamp from before our first retransmission, so it has received the
+    /// original (RFC 3522); or it has what was given up and not yet sent again.
+    pub(crate) fn acked_original(&self, delivery: &Delivery, echo: Option<u32>) -> bool {
+        if self.undo.is_none() {
+            return false;
+        }
+        match self.first_again {
+            None => delivery.found_again,
+            Some(first) => echo.is_some_and(|echo| is_before(echo, first)),
+        }
     }
+
+    /// The losses were none (RFC 3522, RFC 3708, RFC 5682).
+    pub(crate) fn undo(&mut self) {
+        self.board.unmark_lost();
+        self.undo = None;
+        self.rack.reordering_seen = true;
+        self.on_exit();
+    }
+}
+
+/// Whether timestamp `a` is older than `b`.
+fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
 }
 
 #[cfg(test)]
@@ -360,13 +502,18 @@ mod tests {
         // 20 segments in flight, ssthresh 10: one segment for every two delivered.
         let mss = 1000;
         let mut prr = Prr::new(20 * mss, 10 * mss);
-        let mut sent = 0;
-        for i in 0..10 {
-            prr.on_ack(mss, (19 - i) * mss + sent, false, mss);
-            sent += prr.allowance / mss * mss;
-            prr.on_sent(prr.allowance / mss * mss);
+        let (mut sent, mut when) = (0, Vec::new());
+        for i in 1..=10 {
+            let in_flight = (20 - i) * mss + sent;
+            prr.on_ack(mss, in_flight, false, mss);
+            let segments = prr.allowance(in_flight) / mss * mss;
+            if segments > 0 {
+                when.push(i);
+            }
+            sent += segments;
+            prr.on_sent(segments);
         }
-        assert_eq!(sent, 5 * mss);
+        assert_eq!((sent, when), (5 * mss, vec![1, 3, 5, 7, 9]));
     }
 
     #[test]
@@ -374,9 +521,20 @@ mod tests {
         let mss = 1000;
         let mut prr = Prr::new(20 * mss, 10 * mss);
         prr.on_ack(mss, 4 * mss, true, mss);
-        assert_eq!(prr.allowance, 2 * mss);
+        assert_eq!(prr.allowance(4 * mss), 2 * mss);
         prr.on_sent(2 * mss);
         prr.on_ack(mss, 9 * mss + mss / 2, true, mss);
-        assert_eq!(prr.allowance, mss / 2);
+        assert_eq!(prr.allowance(9 * mss + mss / 2), mss / 2);
+    }
+
+    #[test]
+    fn rfc9937_conservative_part_sends_what_was_delivered_when_losses_go_on() {
+        let mss = 1000;
+        let mut prr = Prr::new(20 * mss, 10 * mss);
+        prr.on_ack(mss, 4 * mss, false, mss);
+        assert_eq!(prr.allowance(4 * mss), mss);
+        prr.on_sent(mss);
+        prr.on_ack(3 * mss, 2 * mss, false, mss);
+        assert_eq!(prr.allowance(2 * mss), 3 * mss);
     }
 }

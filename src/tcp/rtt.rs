@@ -68,8 +68,14 @@ impl RttEstimator {
     /// Takes a sample. It must not come from retransmitted data unless a timestamp proves which
     /// transmission was acknowledged (Karn; RFC 6298 §3).
     pub(crate) fn on_sample(&mut self, rtt: Duration, now: Time) {
+        self.on_samples(rtt, rtt, now);
+    }
+
+    /// The same, of the oldest segment acknowledged; `least` is of the newest, which the peer's
+    /// delay of acknowledgements made no longer.
+    pub(crate) fn on_samples(&mut self, rtt: Duration, least: Duration, now: Time) {
         let rtt = micros(rtt).clamp(1, MAX_SAMPLE);
-        self.update_min(rtt, now);
+        self.update_min(micros(least).clamp(1, MAX_SAMPLE), now);
         self.latest = rtt;
         if self.srtt8 == 0 {
             self.srtt8 = rtt << 3;

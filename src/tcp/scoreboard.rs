@@ -1,6 +1,10 @@
 //! What was sent and is not acknowledged yet: which of it is in flight, delivered or lost.
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    time::Duration,
+};
 
 use crate::{tcp::ranges::RangeSet, time::Time};
 
@@ -28,6 +32,10 @@ pub(crate) struct Snapshot {
     pub(crate) first_sent_at: Time,
     /// The application was the limit.
     pub(crate) app_limited: bool,
+    /// Bytes marked as lost so far.
+    pub(crate) lost: u64,
+    /// Bytes in flight before it.
+    pub(crate) in_flight: u64,
 }
 
 /// A range of the stream that was last sent in one segment.
@@ -46,6 +54,11 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    /// Whether it was given up, and was not sent again since.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.place == Place::Lost
+    }
+
     fn len(&self) -> u64 {
         self.end - self.start
     }
@@ -76,7 +89,8 @@ pub(crate) struct Scoreboard {
     /// By position in the stream.
     order: VecDeque<u32>,
     in_flight_list: List,
-    lost_list: List,
+    /// What is to be sent again, by position: the oldest data goes first (RFC 6675 §4, NextSeg).
+    lost_segments: BTreeMap<u64, u32>,
     sacked: RangeSet,
     in_flight: u64,
     lost: u64,
@@ -91,7 +105,7 @@ impl Default for Scoreboard {
             free: Vec::new(),
             order: VecDeque::new(),
             in_flight_list: List::EMPTY,
-            lost_list: List::EMPTY,
+            lost_segments: BTreeMap::new(),
             sacked: RangeSet::default(),
             in_flight: 0,
             lost: 0,
@@ -158,15 +172,17 @@ impl Scoreboard {
         self.append(id);
     }
 
-    /// The next lost range, at most `max` bytes of it: to be sent again, in the order in which it
-    /// was found lost.
+    /// The lost range to send again next: the one that comes first in the stream.
     pub(crate) fn next_lost(&self) -> Option<&Sent> {
-        (self.lost_list.head != NIL).then(|| self.at(self.lost_list.head))
+        let (_, &id) = self.lost_segments.first_key_value()?;
+        Some(self.at(id))
     }
 
     /// The first `len` bytes of what [`next_lost`](Self::next_lost) gave were sent again.
     pub(crate) fn on_retransmitted_lost(&mut self, len: u64, now: Time, snapshot: Snapshot) {
-        let id = self.lost_list.head;
+        let Some((_, &id)) = self.lost_segments.first_key_value() else {
+            return;
+        };
         let end = self.at(id).start + len;
         if end < self.at(id).end {
             let index = self.index_of(self.at(id).start);
@@ -233,6 +249,10 @@ impl Scoreboard {
             }
             if sent.end > una {
                 self.at_mut(id).start = una;
+                if sent.place == Place::Lost {
+                    self.lost_segments.remove(&sent.start);
+                    self.lost_segments.insert(una, id);
+                }
                 break;
             }
             if sent.place != Place::Sacked {
@@ -314,22 +334,36 @@ impl Scoreboard {
         (bytes, None)
     }
 
-    /// The retransmission timer fired: nothing in flight is believed to arrive (RFC 6298 §5.4).
-    /// What SACK said is kept unless `forget_sacks` (the peer reneged, RFC 2018 §8).
-    pub(crate) fn mark_all_lost(&mut self, forget_sacks: bool) {
+    /// The retransmission timer fired: what is in flight is not believed to arrive any more (RFC
+    /// 6298 §5.4), unless it was sent after `recent` and so cannot have been acknowledged yet (RFC
+    /// 8985 §6.3). What SACK said is kept unless `forget_sacks` (the peer reneged, RFC 2018 §8).
+    pub(crate) fn mark_all_lost(&mut self, forget_sacks: bool, recent: Option<Time>) {
         if forget_sacks {
             self.sacked = RangeSet::default();
         }
         for index in 0..self.order.len() {
             let id = self.order[index];
-            match self.at(id).place {
+            let sent = *self.at(id);
+            match sent.place {
+                Place::InFlight
+                    if index > 0 && recent.is_some_and(|recent| sent.sent_at > recent) => {}
                 Place::InFlight => self.mark_lost(id),
                 Place::Sacked if forget_sacks => {
-                    self.in_flight += self.at(id).len();
+                    self.in_flight += sent.len();
                     self.append(id);
                     self.mark_lost(id);
                 }
                 Place::Sacked | Place::Lost => {}
+            }
+        }
+    }
+
+    /// What is larger than `mss` does not fit through the path any more.
+    pub(crate) fn mark_larger_lost(&mut self, mss: u64) {
+        for index in 0..self.order.len() {
+            let id = self.order[index];
+            if self.at(id).place == Place::InFlight && self.at(id).len() > mss {
+                self.mark_lost(id);
             }
         }
     }
@@ -353,14 +387,17 @@ impl Scoreboard {
 
     /// The losses were none: what is marked as lost and was not sent again is in flight after all.
     pub(crate) fn unmark_lost(&mut self) {
-        while self.lost_list.head != NIL {
-            let id = self.lost_list.head;
+        let mut found: Vec<u32> = std::mem::take(&mut self.lost_segments)
+            .into_values()
+            .collect();
+        // It was sent before everything that is in flight still, or it would not have been given
+        // up; the list is in the order of transmission.
+        found.sort_unstable_by_key(|&id| (self.at(id).sent_at, self.at(id).end));
+        for id in found.into_iter().rev() {
             let len = self.at(id).len();
-            self.unlink(id);
             self.lost -= len;
             self.in_flight += len;
             self.at_mut(id).place = Place::InFlight;
-            // By its age it belongs to the front.
             self.prepend(id);
         }
     }
@@ -399,14 +436,19 @@ impl Scoreboard {
         });
         self.at_mut(id).end = position;
         self.order.insert(index + 1, back);
-        if front.place == Place::Sacked {
-            return;
-        }
-        self.at_mut(id).next = back;
-        if front.next == NIL {
-            self.list(front.place).tail = back;
-        } else {
-            self.at_mut(front.next).prev = back;
+        match front.place {
+            Place::Sacked => {}
+            Place::Lost => {
+                self.lost_segments.insert(position, back);
+            }
+            Place::InFlight => {
+                self.at_mut(id).next = back;
+                if front.next == NIL {
+                    self.in_flight_list.tail = back;
+                } else {
+                    self.at_mut(front.next).prev = back;
+                }
+            }
         }
     }
 
@@ -419,34 +461,29 @@ impl Scoreboard {
         (self.segments.len() - 1) as u32
     }
 
-    fn list(&mut self, place: Place) -> &mut List {
-        match place {
-            Place::InFlight => &mut self.in_flight_list,
-            Place::Lost | Place::Sacked => &mut self.lost_list,
-        }
-    }
-
-    /// Puts a segment at the end of the list of its place.
+    /// Puts a segment where its place lists it: what is sent now, at the end.
     fn append(&mut self, id: u32) {
         if self.at(id).place == Place::Sacked {
             self.at_mut(id).place = Place::InFlight;
         }
-        let place = self.at(id).place;
-        let tail = std::mem::replace(&mut self.list(place).tail, id);
+        if self.at(id).place == Place::Lost {
+            self.lost_segments.insert(self.at(id).start, id);
+            return;
+        }
+        let tail = std::mem::replace(&mut self.in_flight_list.tail, id);
         (self.at_mut(id).prev, self.at_mut(id).next) = (tail, NIL);
         if tail == NIL {
-            self.list(place).head = id;
+            self.in_flight_list.head = id;
         } else {
             self.at_mut(tail).next = id;
         }
     }
 
     fn prepend(&mut self, id: u32) {
-        let place = self.at(id).place;
-        let head = std::mem::replace(&mut self.list(place).head, id);
+        let head = std::mem::replace(&mut self.in_flight_list.head, id);
         (self.at_mut(id).prev, self.at_mut(id).next) = (NIL, head);
         if head == NIL {
-            self.list(place).tail = id;
+            self.in_flight_list.tail = id;
         } else {
             self.at_mut(head).prev = id;
         }
@@ -454,15 +491,23 @@ impl Scoreboard {
 
     fn unlink(&mut self, id: u32) {
         let Sent {
-            prev, next, place, ..
+            start,
+            prev,
+            next,
+            place,
+            ..
         } = *self.at(id);
+        if place == Place::Lost {
+            self.lost_segments.remove(&start);
+            return;
+        }
         if prev == NIL {
-            self.list(place).head = next;
+            self.in_flight_list.head = next;
         } else {
             self.at_mut(prev).next = next;
         }
         if next == NIL {
-            self.list(place).tail = prev;
+            self.in_flight_list.tail = prev;
         } else {
             self.at_mut(next).prev = prev;
         }
@@ -535,7 +580,7 @@ mod tests {
     fn a_timeout_loses_what_is_in_flight_and_an_undo_finds_it_again() {
         let mut board = sent(&[100, 200, 300]);
         board.sack(100..200, |_| {});
-        board.mark_all_lost(false);
+        board.mark_all_lost(false, None);
         assert_eq!(
             (board.in_flight(), board.lost(), board.sacked()),
             (0, 200, 100)
@@ -545,7 +590,7 @@ mod tests {
             (board.in_flight(), board.lost(), board.sacked()),
             (200, 0, 100)
         );
-        board.mark_all_lost(true);
+        board.mark_all_lost(true, None);
         assert_eq!(
             (board.in_flight(), board.lost(), board.sacked()),
             (0, 300, 0)

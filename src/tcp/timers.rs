@@ -21,9 +21,11 @@ pub(crate) enum Timer {
 }
 
 impl Timer {
+    /// Of two at the same time, the first of them fires first: the probe takes the place of the
+    /// timeout (RFC 8985 §7.2).
     const ALL: [Self; 8] = [
-        Self::Retransmit,
         Self::LossProbe,
+        Self::Retransmit,
         Self::Reorder,
         Self::ZeroWindowProbe,
         Self::DelayedAck,
@@ -65,6 +67,10 @@ impl Timers {
 
     pub(crate) fn stop(&mut self, timer: Timer) {
         self.0[timer as usize] = STOPPED;
+    }
+
+    pub(crate) fn at(&self, timer: Timer) -> Option<Time> {
+        Some(self.0[timer as usize]).filter(|at| *at != STOPPED)
     }
 
     pub(crate) fn is_running(&self, timer: Timer) -> bool {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::pair::{Pair, transfer_both_ways};
 use crate::{
-    config::Config,
-    device::link::{Impairment, QueueLimit},
+    config::{Config, Congestion, SocketOptions},
+    device::link::{GilbertElliott, Impairment, QueueLimit},
     testing::Rng,
 };
 
@@ -70,12 +70,25 @@ fn random_paths_deliver_every_byte_and_leave_nothing() {
             .duplicate(share(0.05))
             .corrupt(share(0.03))
             .reorder(share(0.1), Duration::from_secs_f64(share(0.05)));
+        let bursts = GilbertElliott::new(share(0.01), 0.2 + share(0.8));
         if seed % 3 == 0 {
             path = path
                 .rate(1_000_000 + rng.below(100_000_000) as u64)
                 .queue(QueueLimit::Packets(5 + rng.below(100)));
         }
+        if seed % 4 == 1 {
+            path = path.burst_loss(bursts);
+        }
         let mut config = Config::default();
+        let algorithms = [Congestion::Cubic, Congestion::Reno, Congestion::Bbr];
+        let congestion = algorithms[rng.below(3)];
+        let nodelay = rng.below(2) == 0;
+        config.options(SocketOptions {
+            congestion,
+            nodelay,
+            ..SocketOptions::default()
+        });
+        config.pacing(rng.below(3) == 0);
         config
             .sack(seed % 5 != 0)
             .timestamps(seed % 7 != 0)
@@ -85,8 +98,13 @@ fn random_paths_deliver_every_byte_and_leave_nothing() {
             .send_buffer(4096 + rng.below(200_000));
         let mtu = [576, 1280, 1500, 9000, 65_535][rng.below(5)];
         let (up, down) = (rng.below(300_000), rng.below(300_000));
-        println!("seed {seed}: mtu {mtu}, up {up}, down {down}, {path:?}");
+        // The path MTU falls in the middle of the transfer, on every ninth.
+        let shrinks = (seed % 9 == 4).then(|| Duration::from_millis(rng.below(400) as u64));
+        println!(
+            "seed {seed}: {congestion:?}, mtu {mtu}, shrinks {shrinks:?}, up {up}, down {down}, {path:?}"
+        );
         let mut pair = Pair::with_mtu(config, path, seed, mtu);
+        pair.shrinks = shrinks.map(|after| pair.start + after);
         transfer_both_ways(&mut pair, up, down, Duration::from_secs(3000));
     }
 }

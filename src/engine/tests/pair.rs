@@ -22,6 +22,8 @@ pub(super) struct Pair {
     pub(super) engines: [Engine; 2],
     paths: [Path; 2],
     out: VecDeque<Packet>,
+    /// When the devices take 576 bytes only, from then on.
+    pub(super) shrinks: Option<Instant>,
     /// Packets that each engine sent.
     pub(super) sent: [u64; 2],
 }
@@ -50,6 +52,7 @@ impl Pair {
                 Path::new(impairment, seed + 1),
             ],
             out: VecDeque::new(),
+            shrinks: None,
             sent: [0; 2],
         }
     }
@@ -98,6 +101,11 @@ impl Pair {
             return false;
         };
         self.now = self.now.max(next);
+        if self.shrinks.take_if(|at| *at <= self.now).is_some() {
+            self.engines
+                .iter_mut()
+                .for_each(|engine| engine.set_mtu(576));
+        }
         self.engines
             .iter_mut()
             .for_each(|engine| engine.on_timeout(self.now));

@@ -16,9 +16,9 @@ use bytes::Bytes;
 
 use super::pair::pattern;
 use crate::{
-    config::Config,
+    config::{Config, Congestion, SocketOptions},
     engine::{ConnId, Engine},
-    info::{Counters, State},
+    info::{Counters, State, TcpInfo},
     packet::{Meta, Packet, Payload},
     seq::SeqNum,
     wire::{
@@ -46,10 +46,13 @@ pub(super) struct Script {
     ts_base: Option<u32>,
     pub(super) id: Option<ConnId>,
     pub(super) listener: Option<ConnId>,
+    /// Shows data that goes out in one go as one segment: how large its segments are depends on the
+    /// rate.
+    merges: bool,
 }
 
 /// A segment that was sent, in the script's numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Sent {
     pub(super) text: String,
     pub(super) header: TcpHeader,
@@ -83,6 +86,7 @@ impl Script {
             ts_base: None,
             id: None,
             listener: None,
+            merges: false,
         }
     }
 
@@ -112,6 +116,46 @@ impl Script {
         script.silence();
         script.accept();
         script
+    }
+
+    /// As [`accepted_with`](Self::accepted_with), over a round trip of `rtt` milliseconds, and with
+    /// congestion control as plain as it can be: MSS 1000, cwnd 10,000, SRTT `rtt`, RTO three times
+    /// that, but `rtt` and 200 ms at least.
+    pub(super) fn distant(mut config: Config, options: &str, rtt: u64) -> Self {
+        let socket = SocketOptions {
+            congestion: Congestion::Reno,
+            ..config.options
+        };
+        config.options(socket);
+        let mut script = Self::listening(config, 16);
+        script.merges = true;
+        script.recv(&format!("S 0:0(0) win 65535 <mss 1000,{options}>"));
+        script.sent("S. 0:0(0) ack 1");
+        script.wait_ms(rtt);
+        let ts = if options.contains("TS") {
+            " <TS val 100 ecr 0>"
+        } else {
+            ""
+        };
+        script.recv(&format!(". 1:1(0) ack 1 win 65535{ts}"));
+        script.silence();
+        script.accept();
+        script
+    }
+
+    /// An acknowledgement without data, of everything before `ack`, with these options.
+    pub(super) fn acked(&mut self, ack: u32, options: &str) {
+        self.recv(&format!(". 1:1(0) ack {ack} win 65535 <{options}>"));
+    }
+
+    /// cwnd, ssthresh and bytes in flight.
+    pub(super) fn windows(&self) -> (u32, u32, u64) {
+        let info = self.info();
+        (info.cwnd, info.ssthresh, info.in_flight)
+    }
+
+    pub(super) fn info(&self) -> TcpInfo {
+        self.engine.info(self.id()).expect("the connection is open")
     }
 
     pub(super) fn accept(&mut self) -> ConnId {
@@ -283,6 +327,23 @@ impl Script {
 
     /// Takes the next segment that was sent.
     pub(super) fn next(&mut self) -> Option<Sent> {
+        let mut sent = self.next_segment()?;
+        while self.merges && !sent.payload.is_empty() && !self.sent.is_empty() {
+            let rest = self.sent.clone();
+            let next = self.next_segment()?;
+            let end = sent.header.seq + sent.payload.len() as u32;
+            if next.header.seq != end || next.payload.is_empty() {
+                self.sent = rest;
+                break;
+            }
+            sent.payload.extend(&next.payload);
+            sent.header.flags = sent.header.flags | next.header.flags;
+            sent.text = self.describe(&sent.header, sent.payload.len());
+        }
+        Some(sent)
+    }
+
+    fn next_segment(&mut self) -> Option<Sent> {
         self.collect();
         let packet = self.sent.pop_front()?;
         let ip = ip::parse(packet.first(), packet.len()).expect("what we send is well-formed");
@@ -404,6 +465,12 @@ impl Script {
     pub(super) fn close(&mut self) {
         self.engine.close(self.id(), self.now);
         self.collect();
+    }
+}
+
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

@@ -25,7 +25,6 @@ pub(super) struct Cubic {
     fraction: f64,
     curve: Curve,
     hystart: HyStart,
-    paced: bool,
     /// Until when time has been counted as active or left out.
     counted: Time,
     undo: Option<(Restore, Curve)>,
@@ -59,7 +58,6 @@ impl Cubic {
                 cwnd_prior: 0.0,
             },
             hystart: HyStart::default(),
-            paced: true,
             counted: Time::ZERO,
             undo: None,
         }
@@ -68,13 +66,9 @@ impl Cubic {
     /// The first slow start (RFC 9406 §4.3 asks for HyStart++ only there).
     fn slow_start_with_hystart(&mut self, ack: &Ack) {
         let window = &mut self.window;
-        // RFC 9406 §4.2: L is infinite with pacing and 8 without.
-        let limit = if self.paced {
-            u32::MAX
-        } else {
-            window.smss.saturating_mul(8)
-        };
-        let growth = self.hystart.on_ack(ack, ack.delivered.min(limit));
+        // RFC 9406 §4.2: L is infinite, as in Linux. The limit of 8 segments for those who do not
+        // pace would halve growth wherever the peer acknowledges 64 KiB at a time.
+        let growth = self.hystart.on_ack(ack, ack.delivered);
         window.grow(growth);
         if self.hystart.is_over() {
             window.ssthresh = window.cwnd;
@@ -118,8 +112,8 @@ impl Cubic {
         }
     }
 
-    fn multiplicative_decrease(&self, flight_size: u32) -> u32 {
-        (f64::from(self.window.used(flight_size)) * BETA) as u32
+    fn multiplicative_decrease(&self) -> u32 {
+        (f64::from(self.window.cwnd) * BETA) as u32
     }
 }
 
@@ -138,10 +132,6 @@ impl CongestionControl for Cubic {
 
     fn set_mss(&mut self, mss: u32) {
         self.window.set_mss(mss);
-    }
-
-    fn set_paced(&mut self, paced: bool) {
-        self.paced = paced;
     }
 
     fn on_sent(&mut self, _bytes: u32, flight_size: u32, now: Time) {
@@ -169,11 +159,10 @@ impl CongestionControl for Cubic {
         }
     }
 
-    fn on_congestion(&mut self, flight_size: u32, _cause: Cause, _now: Time) {
+    fn on_congestion(&mut self, _flight_size: u32, _cause: Cause, _now: Time) {
         self.undo = Some((self.window.restore(), self.curve));
         self.curve.reduce(f64::from(self.window.cwnd));
-        self.window
-            .enter_recovery(self.multiplicative_decrease(flight_size));
+        self.window.enter_recovery(self.multiplicative_decrease());
         self.hystart = HyStart::default();
     }
 
@@ -181,15 +170,14 @@ impl CongestionControl for Cubic {
         self.window.exit_recovery();
     }
 
-    fn on_rto(&mut self, flight_size: u32, _now: Time) {
+    fn on_rto(&mut self, _flight_size: u32, _now: Time) {
         if self.window.is_first_timeout() {
             self.undo = Some((self.window.restore(), self.curve));
             self.curve.reduce(f64::from(self.window.cwnd));
         }
         // §4.8: the next stage begins with K = 0 and W_max at the window of then.
         self.curve.w_max = 0.0;
-        self.window
-            .enter_loss(self.multiplicative_decrease(flight_size));
+        self.window.enter_loss(self.multiplicative_decrease());
         self.hystart = HyStart::default();
     }
 
@@ -471,7 +459,7 @@ mod tests {
         cubic.on_congestion(10_000, Cause::Ecn, Time::ZERO);
         assert_eq!((cubic.window(), cubic.ssthresh()), (7000, 7000));
         cubic.on_congestion(1000, Cause::Loss, Time::ZERO);
-        assert_eq!((cubic.window(), cubic.ssthresh()), (2000, 2000));
+        assert_eq!((cubic.window(), cubic.ssthresh()), (4900, 4900));
     }
 
     #[test]
@@ -605,15 +593,5 @@ mod tests {
         round(&mut cubic, 10, ms(40));
         assert_eq!(round(&mut cubic, 7, ms(400)), 7000);
         assert_eq!(round(&mut cubic, 7, ms(400)), 7000);
-    }
-
-    #[test]
-    fn rfc9406_4_2_without_pacing_an_acknowledgement_counts_for_eight_segments_at_most() {
-        let mut cubic = Cubic::new(MSS, 10);
-        cubic.on_ack(&ack(64_000, ms(10)), Time::ZERO);
-        assert_eq!(cubic.window(), 74_000);
-        cubic.set_paced(false);
-        cubic.on_ack(&ack(64_000, ms(10)), Time::ZERO);
-        assert_eq!(cubic.window(), 82_000);
     }
 }

@@ -1,18 +1,17 @@
 //! Congestion control: how much may be in flight.
-//!
-//! What to retransmit, and when a loss episode begins and ends, is the business of loss recovery,
-//! which also decides what is sent during the episode (PRR). An algorithm here only moves cwnd and
-//! ssthresh, on events that it is told about.
 
-use std::{fmt::Debug, time::Duration};
+use std::time::Duration;
 
-use crate::{config::Congestion, time::Time};
-
+mod bbr;
 mod cubic;
 mod reno;
 
+use bbr::Bbr;
 use cubic::Cubic;
 use reno::Reno;
+
+use crate::config::{Config, Congestion};
+pub(crate) use crate::congestion::{Ack, Cause, CongestionControl, RateSample};
 
 /// The largest window: what a window scale of 14 can offer (RFC 7323 §2.3).
 const MAX_WINDOW: u32 = 1 << 30;
@@ -20,95 +19,14 @@ const MAX_WINDOW: u32 = 1 << 30;
 /// SMSS stays within these.
 const MSS_LIMITS: (u32, u32) = (1, 65_535);
 
-/// What an acknowledgement says about the path.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ack {
-    /// Bytes newly known to be delivered, by this acknowledgement's number or by its SACK blocks.
-    /// Up to 64 KiB and more at a time is normal.
-    pub delivered: u32,
-    /// FlightSize before this acknowledgement (RFC 5681 §2).
-    pub flight_size: u32,
-    /// The round-trip time that this acknowledgement measured.
-    pub rtt: Option<Duration>,
-    /// The smoothed round-trip time.
-    pub srtt: Option<Duration>,
-    /// The least round-trip time of the last minutes.
-    pub min_rtt: Option<Duration>,
-    /// Bytes a second by the delivery rate sample that ends here.
-    pub delivery_rate: Option<u64>,
-    /// The application or the peer's window, not cwnd, was the limit: then cwnd must not grow.
-    pub app_limited: bool,
-    /// What was sent after the last such acknowledgement is acknowledged: a new round trip begins.
-    pub round_start: bool,
-    /// Fast recovery is under way, and cwnd must not grow. It is not set while lost data is
-    /// retransmitted after a timeout: that is slow start.
-    pub in_recovery: bool,
-}
-
-/// Why the window has to be reduced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Something was lost.
-    Loss,
-    /// The peer echoed a congestion mark (RFC 3168).
-    Ecn,
-}
-
-/// A congestion control algorithm.
-///
-/// An episode begins with [`on_congestion`](Self::on_congestion) and ends with
-/// [`on_recovery_exit`](Self::on_recovery_exit); [`on_rto`](Self::on_rto) may come within it or by
-/// itself.
-pub trait CongestionControl: Debug + Send {
-    /// A short lower-case name, as in `TCP_CONGESTION`.
-    fn name(&self) -> &'static str;
-
-    /// cwnd in bytes.
-    fn window(&self) -> u32;
-
-    /// ssthresh in bytes; `u32::MAX` until something was lost.
-    fn ssthresh(&self) -> u32;
-
-    /// Bytes a second at which to send; `None` leaves it to the connection, which paces by cwnd and
-    /// SRTT.
-    fn pacing_rate(&self) -> Option<u64> {
-        None
-    }
-
-    /// SMSS has changed.
-    fn set_mss(&mut self, mss: u32);
-
-    /// Whether the connection paces what it sends. Until told otherwise it does.
-    fn set_paced(&mut self, _paced: bool) {}
-
-    /// `bytes` are sent while `flight_size` bytes were in flight.
-    fn on_sent(&mut self, _bytes: u32, _flight_size: u32, _now: Time) {}
-
-    /// Data was acknowledged.
-    fn on_ack(&mut self, ack: &Ack, now: Time);
-
-    /// Loss recovery began, or the peer echoed congestion: once per window of data.
-    fn on_congestion(&mut self, flight_size: u32, cause: Cause, now: Time);
-
-    /// Loss recovery, or the round trip after a congestion echo, is over.
-    fn on_recovery_exit(&mut self, _now: Time) {}
-
-    /// The retransmission timer fired.
-    fn on_rto(&mut self, flight_size: u32, now: Time);
-
-    /// The last reduction turned out to be for nothing (RFC 3522, RFC 3708, RFC 5682): restores
-    /// what was before it.
-    fn on_spurious(&mut self, now: Time);
-
-    /// Data is sent again after nothing was for `idle`, which is longer than `rto` (RFC 5681 §4.1).
-    fn on_idle_restart(&mut self, idle: Duration, rto: Duration);
-}
-
 /// The algorithm of this kind, with an initial window of `initial_window` segments of `mss` bytes.
-pub(crate) fn new(kind: Congestion, mss: u32, initial_window: u32) -> Box<dyn CongestionControl> {
-    match kind {
-        Congestion::Cubic => Box::new(Cubic::new(mss, initial_window)),
-        Congestion::Reno => Box::new(Reno::new(mss, initial_window)),
+pub(crate) fn new(kind: Congestion, mss: u32, config: &Config) -> Box<dyn CongestionControl> {
+    let initial_window = config.initial_window;
+    match (kind, &config.congestion_factory) {
+        (Congestion::Reno, _) => Box::new(Reno::new(mss, initial_window)),
+        (Congestion::Bbr, _) => Box::new(Bbr::new(mss, initial_window)),
+        (Congestion::Custom, Some(factory)) => factory.make(mss, initial_window),
+        (Congestion::Cubic | Congestion::Custom, _) => Box::new(Cubic::new(mss, initial_window)),
     }
 }
 
@@ -188,12 +106,6 @@ impl Window {
             .max(self.cwnd.saturating_add(bytes).min(MAX_WINDOW));
     }
 
-    /// What was in use when congestion came. Data sent by limited transmit does not count
-    /// (RFC 5681 §3.2).
-    fn used(&self, flight_size: u32) -> u32 {
-        flight_size.min(self.cwnd)
-    }
-
     /// The least window after congestion.
     const fn floor(&self) -> u32 {
         self.smss.saturating_mul(2)
@@ -263,6 +175,13 @@ struct Restore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Time;
+
+    fn new(kind: Congestion, mss: u32, initial_window: u32) -> Box<dyn CongestionControl> {
+        let mut config = Config::default();
+        config.initial_window = initial_window;
+        super::new(kind, mss, &config)
+    }
 
     const BOTH: [Congestion; 2] = [Congestion::Reno, Congestion::Cubic];
 

@@ -62,10 +62,10 @@ impl CongestionControl for Reno {
         }
     }
 
-    fn on_congestion(&mut self, flight_size: u32, _cause: Cause, _now: Time) {
+    fn on_congestion(&mut self, _flight_size: u32, _cause: Cause, _now: Time) {
         self.undo = Some(self.window.restore());
-        self.window
-            .enter_recovery(self.window.used(flight_size) / 2);
+        // As Linux: of cwnd, not of FlightSize, which cwnd validation keeps close together.
+        self.window.enter_recovery(self.window.cwnd / 2);
         self.bytes_acked = 0;
     }
 
@@ -73,11 +73,11 @@ impl CongestionControl for Reno {
         self.window.exit_recovery();
     }
 
-    fn on_rto(&mut self, flight_size: u32, _now: Time) {
+    fn on_rto(&mut self, _flight_size: u32, _now: Time) {
         if self.window.is_first_timeout() {
             self.undo = Some(self.window.restore());
         }
-        self.window.enter_loss(self.window.used(flight_size) / 2);
+        self.window.enter_loss(self.window.cwnd / 2);
         self.bytes_acked = 0;
     }
 
@@ -123,14 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn rfc5681_3_2_congestion_halves_the_flight() {
+    fn rfc5681_3_2_congestion_halves_the_window() {
         let mut reno = Reno::new(1000, 20);
         reno.on_congestion(20_000, Cause::Loss, Time::ZERO);
         assert_eq!((reno.window(), reno.ssthresh()), (10_000, 10_000));
         reno.on_recovery_exit(Time::ZERO);
-        // Only 6 of 10 segments were in use.
         reno.on_congestion(6000, Cause::Ecn, Time::ZERO);
-        assert_eq!((reno.window(), reno.ssthresh()), (3000, 3000));
+        assert_eq!((reno.window(), reno.ssthresh()), (5000, 5000));
     }
 
     #[test]

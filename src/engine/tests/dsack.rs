@@ -1,0 +1,104 @@
+//! Duplicate SACK (RFC 2883): what we report, and what we learn.
+
+use super::script::Script;
+use crate::config::Config;
+
+fn receiver() -> Script {
+    Script::accepted(Config::default())
+}
+
+#[test]
+fn rfc2883_4_1_1_a_full_duplicate_below_the_acknowledgement_is_the_first_block() {
+    let mut s = receiver();
+    s.recv("P. 1:501(500) ack 1 win 65535");
+    s.recv("P. 501:1001(500) ack 1 win 65535");
+    s.drain();
+    s.recv("P. 501:1001(500) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1001 <sack 501:1001>");
+    s.recv("P. 1001:1501(500) ack 1 win 65535");
+    let next = s.next().unwrap();
+    assert!(
+        next.header.options.sack.is_empty(),
+        "once only: {}",
+        next.text
+    );
+}
+
+#[test]
+fn rfc2883_4_1_2_a_duplicate_below_comes_with_the_block_of_what_is_held() {
+    let mut s = receiver();
+    s.recv("P. 1:501(500) ack 1 win 65535");
+    s.recv(". 1001:1501(500) ack 1 win 65535");
+    s.drain();
+    s.recv("P. 1:501(500) ack 1 win 65535");
+    let sent = s.next().unwrap();
+    assert!(
+        sent.text.contains("ack 501") && sent.text.contains("sack 1:501 1001:1501"),
+        "{}",
+        sent.text
+    );
+}
+
+#[test]
+fn rfc2883_4_1_3_a_duplicate_of_what_is_held_comes_before_its_block() {
+    let mut s = receiver();
+    s.recv(". 1001:1501(500) ack 1 win 65535");
+    s.recv(". 1501:2001(500) ack 1 win 65535");
+    s.drain();
+    s.recv(". 1001:1501(500) ack 1 win 65535");
+    let sent = s.next().unwrap();
+    assert!(
+        sent.text.contains("ack 1 ") && sent.text.contains("sack 1001:1501 1001:2001"),
+        "{}",
+        sent.text
+    );
+}
+
+#[test]
+fn rfc2883_4_2_1_a_partial_duplicate_reports_the_part_that_was_there() {
+    let mut s = receiver();
+    s.recv("P. 1:501(500) ack 1 win 65535");
+    s.drain();
+    s.recv("P. 1:1001(1000) ack 1 win 65535");
+    let sent = s.next().unwrap();
+    assert!(
+        sent.text.contains("ack 1001") && sent.text.contains("sack 1:501"),
+        "{}",
+        sent.text
+    );
+}
+
+#[test]
+fn rfc3708_when_all_that_was_sent_again_was_received_twice_the_reduction_is_undone() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s.acked(1, "sack 2001:5001");
+    let sent: usize = s.drain().iter().map(|sent| sent.payload.len()).sum();
+    assert_eq!(sent, 1000);
+    s.acked(5001, "");
+    assert_eq!(s.windows().1, 5000);
+    s.wait_ms(100);
+    s.acked(10_001, "");
+    s.acked(10_001, "sack 1:1001");
+    assert_eq!(s.counters().spurious_recoveries, 1);
+    assert!(
+        s.windows().0 >= 10_000 && s.windows().1 == u32::MAX,
+        "{:?}",
+        s.windows()
+    );
+}
+
+#[test]
+fn rfc3708_d_sacks_of_what_was_never_sent_again_undo_nothing() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s.acked(2001, "sack 3001:6001");
+    s.sent(". 2001:3001(1000)");
+    s.acked(2001, "sack 1:2001 3001:6001");
+    s.acked(2001, "sack -2000000000:2001 3001:6001");
+    assert_eq!((s.counters().spurious_recoveries, s.windows().1), (0, 5000));
+}

@@ -1,0 +1,71 @@
+//! Proportional rate reduction (RFC 9937).
+
+use super::script::Script;
+use crate::config::Config;
+
+#[test]
+fn rfc9937_6_one_loss_in_twenty_sends_one_segment_for_every_two_delivered() {
+    let mut config = Config::default();
+    config.initial_window(20);
+    let mut s = Script::distant(config, "sackOK", 100);
+    s.write(0, 20_000);
+    s.sent("P. 1:20001(20000)");
+    s.write(20_000, 20_000);
+    s.wait_ms(100);
+    // The first segment is lost; an acknowledgement comes for each of the others.
+    let mut sent = Vec::new();
+    for last in 2..=20 {
+        s.acked(1, &format!("sack 1001:{}", last * 1000 + 1));
+        sent.push(
+            s.drain()
+                .iter()
+                .map(|sent| sent.payload.len() / 1000)
+                .sum::<usize>(),
+        );
+    }
+    // Limited transmit, twice, and the retransmission.
+    assert_eq!(sent[..3], [1, 1, 1]);
+    assert_eq!(s.windows().1, 10_000);
+    // Never two at once, and at the end ssthresh is in flight.
+    assert!(sent.iter().all(|segments| *segments <= 1), "{sent:?}");
+    assert_eq!(s.windows().2, 10_000, "{sent:?}");
+}
+
+#[test]
+fn rfc9937_6_heavy_loss_is_repaired_in_slow_start_up_to_ssthresh() {
+    let mut config = Config::default();
+    config.initial_window(20);
+    let mut s = Script::distant(config, "sackOK", 100);
+    s.write(0, 20_000);
+    s.sent("P. 1:20001(20000)");
+    s.wait_ms(100);
+    // 16 of 20 are lost, which leaves less than ssthresh in flight.
+    s.acked(1, "sack 16001:20001");
+    let first: usize = s.drain().iter().map(|sent| sent.payload.len()).sum();
+    assert!((1000..=4000).contains(&first), "{first}");
+    s.wait_ms(100);
+    s.acked(1 + first as u32, "sack 16001:20001");
+    let second: usize = s.drain().iter().map(|sent| sent.payload.len()).sum();
+    assert_eq!(
+        second,
+        first + 1000,
+        "SafeACK: what was delivered and one segment more"
+    );
+}
+
+#[test]
+fn rfc9937_6_no_delivered_data_sends_nothing() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.write(10_000, 10_000);
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:4001");
+    // ceil(3 * 5 / 10) segments.
+    s.sent(". 1:1001(1000)");
+    s.sent(". 10001:11001(1000)");
+    for _ in 0..20 {
+        s.acked(1, "sack 1001:4001");
+    }
+    s.silence();
+}

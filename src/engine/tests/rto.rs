@@ -1,0 +1,119 @@
+//! The retransmission timer (RFC 6298).
+
+use std::time::Duration;
+
+use super::script::Script;
+use crate::config::Config;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn rfc6298_5_the_head_goes_out_again_and_the_timer_doubles() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 3000);
+    s.sent("P. 1:3001(3000)");
+    for wait in [300, 600, 1200] {
+        assert_eq!(s.wait_for_timer(), Some(wait * MS));
+        s.sent(". 1:1001(1000)");
+        s.silence();
+        // RFC 5681 §3.1: one segment, and half of what was in use, once.
+        assert_eq!(s.windows(), (1000, 5000, 1000));
+    }
+    assert_eq!(s.info().backoff, 3);
+    s.acked(1001, "");
+    assert_eq!(s.info().backoff, 0);
+}
+
+#[test]
+fn rfc6298_5_3_an_acknowledgement_of_new_data_restarts_it() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 3000);
+    s.sent("P. 1:3001(3000)");
+    s.wait_ms(250);
+    s.acked(1001, "");
+    // The sample of 250 ms: SRTT = 7/8 100 + 1/8 250, and the deviation rises at once.
+    let rto = s.info().rto;
+    s.acked(1001, "");
+    assert_eq!(s.wait_for_timer(), Some(rto));
+    s.sent(". 1001:2001(1000)");
+}
+
+#[test]
+fn rfc6298_3_a_retransmitted_segment_gives_no_sample_without_timestamps() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 1000);
+    s.sent("P. 1:1001(1000)");
+    s.wait_ms(300);
+    s.sent("P. 1:1001(1000)");
+    let before = s.info().srtt;
+    s.wait_ms(30);
+    s.acked(1001, "");
+    assert_eq!(s.info().srtt, before);
+}
+
+#[test]
+fn rfc6298_3_what_arrived_behind_a_hole_gives_no_sample_when_the_hole_is_filled() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 5000);
+    s.sent("P. 1:5001(5000)");
+    s.wait_ms(100);
+    for _ in 0..3 {
+        s.acked(1, "");
+    }
+    s.sent(". 1:1001(1000)");
+    let before = s.info().srtt;
+    s.wait_ms(150);
+    s.acked(5001, "");
+    assert_eq!(s.info().srtt, before, "250 ms is no round trip");
+}
+
+#[test]
+fn rfc7323_4_1_a_timestamp_gives_the_sample_that_karn_forbids() {
+    let mut s = Script::distant(Config::default(), "TS val 1 ecr 0", 100);
+    s.write(0, 988);
+    s.sent("P. 1:989(988)");
+    s.wait_ms(1000);
+    s.drain();
+    let before = s.info().srtt;
+    let now = s.elapsed().as_millis() as u32;
+    s.wait_ms(180);
+    s.acked(989, &format!("TS val 200 ecr {now}"));
+    assert_ne!(s.info().srtt, before);
+}
+
+#[test]
+fn rfc2018_8_a_peer_that_reneged_gets_everything_again() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 5000);
+    s.sent("P. 1:5001(5000)");
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:5001");
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(100);
+    // It kept the hole's segment only.
+    s.acked(1001, "");
+    s.silence();
+    assert_eq!(s.wait_for_timer(), Some(50 * MS));
+    s.sent(". 1001:2001(1000)");
+    s.wait_ms(100);
+    s.acked(2001, "");
+    let rest: Vec<_> = s.drain().iter().map(|sent| sent.text.clone()).collect();
+    assert!(rest[0].contains("2001:"), "{rest:?}");
+}
+
+#[test]
+fn rfc8985_6_3_a_timeout_spares_what_was_sent_in_the_last_round_trip() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    s.wait_ms(200);
+    s.sent("P. 1001:2001(1000)");
+    // New data just before the timer fires.
+    s.wait_ms(250);
+    s.write(2000, 1000);
+    s.sent("P. 2001:3001(1000)");
+    s.wait_ms(50);
+    s.sent(". 1:1001(1000)");
+    s.silence();
+    assert_eq!((s.info().lost, s.info().in_flight), (1000, 2000));
+}

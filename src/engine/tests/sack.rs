@@ -1,0 +1,110 @@
+//! Recovery with SACK (RFC 2018, RFC 6675), and blocks that lie.
+
+use super::script::Script;
+use crate::{config::Config, testing::Rng};
+
+fn ten_segments() -> Script {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s
+}
+
+#[test]
+fn rfc6675_5_holes_are_filled_from_the_first_and_before_new_data() {
+    let mut s = ten_segments();
+    s.write(10_000, 10_000);
+    s.silence();
+    // Segments 1, 3 and 5 are lost.
+    s.acked(1, "sack 9001:10001 5001:9001 3001:4001 1001:2001");
+    s.sent(". 1:1001(1000)");
+    let sent: Vec<_> = s
+        .drain()
+        .iter()
+        .map(|sent| sent.text[..12].to_string())
+        .collect();
+    assert_eq!(sent, [". 2001:3001(", ". 4001:5001(", ". 10001:1200"]);
+}
+
+#[test]
+fn rfc6675_4_pipe_counts_neither_what_was_sacked_nor_what_was_lost() {
+    let mut s = ten_segments();
+    s.acked(1, "sack 4001:7001");
+    // 8 to 10 and two retransmissions are in flight, as ssthresh lets them; 3 and 4 are lost.
+    s.sent(". 1:2001(2000)");
+    assert_eq!((s.windows().2, s.info().lost), (5000, 2000));
+}
+
+#[test]
+fn losses_told_by_the_acknowledgement_that_ends_an_episode_begin_the_next() {
+    let mut s = ten_segments();
+    s.acked(1, "sack 1001:4001");
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(100);
+    s.acked(10_001, "");
+    assert_eq!((s.info().recovery, s.windows().1), ("open", 5000));
+    s.write(10_000, 5000);
+    s.sent("P. 10001:15001(5000)");
+    s.wait_ms(100);
+    s.acked(10_001, "sack 11001:14001");
+    s.sent(". 10001:11001(1000)");
+    assert_eq!(s.windows().1, 2500);
+}
+
+#[test]
+fn threat_m5_blocks_outside_of_what_is_in_flight_count_for_nothing() {
+    let mut s = ten_segments();
+    for block in [
+        "10001:11001",
+        "1:2001",
+        "5001:20001",
+        "5001:5001",
+        "6001:5001",
+        "5001:2147483649",
+        "-5:8001",
+    ] {
+        s.acked(1, &format!("sack {block}"));
+        assert_eq!(
+            (s.windows(), s.info().lost),
+            ((10_000, u32::MAX, 10_000), 0),
+            "{block}"
+        );
+    }
+    s.silence();
+}
+
+#[test]
+fn threat_m5_random_blocks_never_break_the_counts() {
+    let mut rng = Rng::new(7);
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    let mut written = 0;
+    let mut una = 1_u32;
+    for _ in 0..3000 {
+        if rng.below(4) == 0 {
+            let data = super::pair::pattern(written, 5000);
+            written += s.engine.write(s.id(), &data, s.now).unwrap_or(0);
+        }
+        s.wait_ms(rng.below(30) as u64);
+        let mut number = || rng.below(60_000) as u32;
+        let blocks: Vec<_> = (0..3)
+            .map(|_| {
+                format!(
+                    "{}:{}",
+                    una.wrapping_add(number()),
+                    una.wrapping_add(number())
+                )
+            })
+            .collect();
+        if rng.below(8) == 0 {
+            una += rng.below(3000) as u32;
+        }
+        s.acked(una, &format!("sack {}", blocks.join(" ")));
+        s.drain();
+        let Some(info) = s.engine.info(s.id()) else {
+            return;
+        };
+        una = info.acked as u32 + 1;
+    }
+    assert!(s.info().acked > 0);
+}

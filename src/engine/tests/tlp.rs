@@ -1,0 +1,130 @@
+//! Tail loss probes (RFC 8985 §7).
+
+use std::time::Duration;
+
+use super::script::Script;
+use crate::config::Config;
+
+const SACK: &str = "sackOK";
+const MS: Duration = Duration::from_millis(1);
+
+fn distant() -> Script {
+    Script::distant(Config::default(), SACK, 100)
+}
+
+#[test]
+fn rfc8985_7_2_the_probe_goes_out_two_round_trips_after_the_last_segment() {
+    let mut s = distant();
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    s.wait_ms(50);
+    s.write(2000, 1000);
+    s.sent("P. 2001:3001(1000)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 2001:3001(1000)");
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 0));
+    // One probe; then the timeout, counted from the probe.
+    assert_eq!(s.wait_for_timer(), Some(300 * MS));
+    s.sent(". 1:1001(1000)");
+    assert_eq!(s.counters().timeouts, 1);
+}
+
+#[test]
+fn rfc8985_7_2_for_a_single_segment_the_probe_takes_the_place_of_the_timeout() {
+    let mut s = distant();
+    s.write(0, 1000);
+    s.sent("P. 1:1001(1000)");
+    // 2 SRTT + 200 ms is later than the RTO of 300 ms.
+    assert_eq!(s.wait_for_timer(), Some(300 * MS));
+    s.sent("P. 1:1001(1000)");
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 0));
+    assert_eq!(s.windows().0, 10_000);
+}
+
+#[test]
+fn rfc8985_7_3_new_data_makes_the_better_probe() {
+    let mut s = distant();
+    s.write(0, 12_000);
+    s.sent(". 1:10001(10000)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent(". 10001:11001(1000)");
+    s.silence();
+    s.wait_ms(100);
+    s.acked(1, "sack 10001:11001");
+    // Sent before it and long due: everything is lost, and PRR lets the first out.
+    assert_eq!(s.info().recovery, "recovery");
+    s.sent(". 1:1001(1000)");
+}
+
+#[test]
+fn rfc8985_7_3_the_tail_of_a_super_segment_is_its_last_segment_on_the_wire() {
+    let mut s = distant();
+    s.write(0, 2300);
+    s.sent("P. 1:2301(2300)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 2001:2301(300)");
+}
+
+#[test]
+fn rfc8985_7_4_2_a_probe_that_the_peer_had_no_need_of_costs_nothing() {
+    for answer in ["sack 1001:2001", ""] {
+        let mut s = distant();
+        s.write(0, 2000);
+        s.sent("P. 1:2001(2000)");
+        s.wait_ms(200);
+        s.sent("P. 1001:2001(1000)");
+        s.acked(2001, "");
+        s.wait_ms(100);
+        s.acked(2001, answer);
+        s.write(2000, 1000);
+        s.sent("P. 2001:3001(1000)");
+        s.wait_ms(100);
+        s.acked(3001, "");
+        assert!(s.windows().0 >= 10_000, "{answer:?}: {:?}", s.windows());
+    }
+}
+
+#[test]
+fn rfc8985_7_4_2_a_loss_that_the_probe_repaired_reduces_the_window() {
+    let mut s = distant();
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    s.wait_ms(100);
+    s.acked(1001, "");
+    s.wait_ms(350);
+    assert_eq!(s.drain().len(), 1);
+    s.acked(2001, "");
+    assert_eq!(s.windows().0, 10_000);
+    s.write(2000, 1000);
+    s.sent("P. 2001:3001(1000)");
+    s.wait_ms(100);
+    s.acked(3001, "");
+    assert_eq!((s.windows().0, s.windows().1), (5000, 5000));
+}
+
+#[test]
+fn rfc8985_7_2_without_sack_there_is_no_probe() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    assert_eq!(s.wait_for_timer(), Some(300 * MS));
+    s.sent(". 1:1001(1000)");
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (0, 1));
+}
+
+#[test]
+fn rfc8985_7_2_segments_that_acknowledge_nothing_do_not_put_the_probe_off() {
+    let mut s = distant();
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    let mut at = 1;
+    for _ in 0..3 {
+        s.wait_ms(60);
+        s.recv(&format!("P. {at}:{}(1) ack 1 win 65535", at + 1));
+        at += 1;
+    }
+    s.drain();
+    assert_eq!(s.counters().loss_probes, 0);
+    s.wait_ms(20);
+    assert_eq!(s.counters().loss_probes, 1);
+}
