@@ -380,9 +380,10 @@ impl Sim {
 /// A configuration of both ends.
 pub(crate) fn config(congestion: Congestion) -> Config {
     let mut config = Config::default();
-    let mut options = synack::config::SocketOptions::default();
-    options.congestion = congestion;
-    config.options(options);
+    config.options(synack::config::SocketOptions {
+        congestion,
+        ..Default::default()
+    });
     config
 }
 

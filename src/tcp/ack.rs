@@ -589,7 +589,7 @@ impl Connection {
 
     /// Our FIN, once acknowledged.
     fn check_fin_acked(&mut self, cx: &mut Context<'_>) {
-        if !self.snd.fin.is_some_and(|fin| self.snd.una > fin) {
+        if self.snd.fin.is_none_or(|fin| self.snd.una <= fin) {
             return;
         }
         let before = self.state;

@@ -117,11 +117,9 @@ fn rfc8985_7_2_segments_that_acknowledge_nothing_do_not_put_the_probe_off() {
     let mut s = distant();
     s.write(0, 2000);
     s.sent("P. 1:2001(2000)");
-    let mut at = 1;
-    for _ in 0..3 {
+    for at in 1..4 {
         s.wait_ms(60);
         s.recv(&format!("P. {at}:{}(1) ack 1 win 65535", at + 1));
-        at += 1;
     }
     s.drain();
     assert_eq!(s.counters().loss_probes, 0);

@@ -178,8 +178,10 @@ mod tests {
     use crate::time::Time;
 
     fn new(kind: Congestion, mss: u32, initial_window: u32) -> Box<dyn CongestionControl> {
-        let mut config = Config::default();
-        config.initial_window = initial_window;
+        let config = Config {
+            initial_window,
+            ..Config::default()
+        };
         super::new(kind, mss, &config)
     }
 
