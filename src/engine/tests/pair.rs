@@ -239,7 +239,7 @@ pub(super) fn transfer_both_ways(pair: &mut Pair, up: usize, down: usize, limit:
     let now = pair.now;
     pair.engines[0].close(server, now);
     pair.engines[1].close(client, now);
-    pair.run_for(Duration::from_secs(300));
+    pair.run_for(Duration::from_secs(20_000));
     for engine in &pair.engines {
         let left: Vec<_> = engine
             .sockets(pair.now)
