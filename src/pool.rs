@@ -9,7 +9,7 @@ use bytes::BytesMut;
 /// A block that is handed out comes back through [`put`](Self::put) while slices of it may still be
 /// alive; it is taken again only when none is. In steady state nothing is allocated.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     block: usize,
     max_blocks: usize,
     blocks: VecDeque<BytesMut>,
@@ -17,7 +17,7 @@ pub struct Pool {
 
 impl Pool {
     /// Blocks of `block` bytes, of which no more than `max_blocks` are kept.
-    pub fn new(block: usize, max_blocks: usize) -> Self {
+    pub(crate) fn new(block: usize, max_blocks: usize) -> Self {
         Self {
             block,
             max_blocks,
@@ -25,13 +25,8 @@ impl Pool {
         }
     }
 
-    /// Size of a block in bytes.
-    pub fn block_size(&self) -> usize {
-        self.block
-    }
-
     /// An empty buffer with room for one block.
-    pub fn take(&mut self) -> BytesMut {
+    pub(crate) fn take(&mut self) -> BytesMut {
         // Slices die roughly in the order in which they were made, so the front is the best guess;
         // a few more tries step over blocks that a slow reader still holds.
         for _ in 0..self.blocks.len().min(4) {
@@ -48,7 +43,7 @@ impl Pool {
     }
 
     /// Gives a block back, whoever may still hold slices of it.
-    pub fn put(&mut self, block: BytesMut) {
+    pub(crate) fn put(&mut self, block: BytesMut) {
         if self.blocks.len() < self.max_blocks {
             self.blocks.push_back(block);
         }

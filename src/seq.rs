@@ -7,53 +7,55 @@ use std::fmt;
 /// There is deliberately no `Ord`: on a circle "less than" is not transitive.
 /// Ask [`is_before`](Self::is_before), or whether a number lies in a window.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct SeqNum(u32);
+pub(crate) struct SeqNum(u32);
 
 impl SeqNum {
     /// The number as it appears on the wire.
-    pub const fn new(raw: u32) -> Self {
+    pub(crate) const fn new(raw: u32) -> Self {
         Self(raw)
     }
 
     /// The number as it appears on the wire.
-    pub const fn raw(self) -> u32 {
+    pub(crate) const fn raw(self) -> u32 {
         self.0
     }
 
     /// `self < other` by the shorter way round.
-    pub const fn is_before(self, other: Self) -> bool {
+    pub(crate) const fn is_before(self, other: Self) -> bool {
         (self.0.wrapping_sub(other.0) as i32) < 0
     }
 
     /// `self <= other` by the shorter way round.
-    pub const fn is_at_or_before(self, other: Self) -> bool {
+    pub(crate) const fn is_at_or_before(self, other: Self) -> bool {
         !other.is_before(self)
     }
 
     /// `self > other` by the shorter way round.
-    pub const fn is_after(self, other: Self) -> bool {
+    pub(crate) const fn is_after(self, other: Self) -> bool {
         other.is_before(self)
     }
 
     /// Bytes from `earlier` up to `self`.
-    pub const fn since(self, earlier: Self) -> u32 {
+    pub(crate) const fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
     }
 
     /// Whether `start =< self < start + len`.
-    pub const fn in_window(self, start: Self, len: u32) -> bool {
+    pub(crate) const fn in_window(self, start: Self, len: u32) -> bool {
         self.since(start) < len
     }
 
     /// The later of the two.
+    #[cfg(test)]
     #[must_use]
-    pub const fn max(self, other: Self) -> Self {
+    pub(crate) const fn max(self, other: Self) -> Self {
         if self.is_before(other) { other } else { self }
     }
 
     /// The earlier of the two.
+    #[cfg(test)]
     #[must_use]
-    pub const fn min(self, other: Self) -> Self {
+    pub(crate) const fn min(self, other: Self) -> Self {
         if other.is_before(self) { other } else { self }
     }
 }

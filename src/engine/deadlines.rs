@@ -76,6 +76,7 @@ impl Deadlines {
     }
 
     /// The deadline of the connection with this index.
+    #[cfg(test)]
     pub(crate) fn get(&self, index: u32) -> Option<Time> {
         self.slots
             .get(index as usize)

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Wakes,
-    doorbell::{Button, ConnId, Doorbell},
+    doorbell::{Button, Doorbell},
     ports::PortGuard,
     stream::StreamLink,
     waiters::{Key, Wait, Waiters},
@@ -148,12 +148,8 @@ impl ListenerLink {
         }
     }
 
-    /// Its name, once the engine knows it.
-    pub(crate) fn id(&self) -> Option<ConnId> {
-        self.button.id()
-    }
-
     /// The bell that it rings.
+    #[cfg(test)]
     pub(crate) const fn bell(&self) -> &Arc<Doorbell> {
         self.button.bell()
     }
@@ -242,7 +238,7 @@ mod tests {
         let bell = Doorbell::new();
         let options = SocketOptions::default();
         let listener = ListenerLink::new(bell, guard.local(), 1, options, guard);
-        listener.button.assign(ConnId::new(3, 3));
+        listener.button.assign(crate::link::ConnId::new(3, 3));
         listener
     }
 
@@ -320,6 +316,6 @@ mod tests {
         assert!(listener.is_closed() && !ports.is_bound(80));
         let (mut rung, mut commands) = (Vec::new(), VecDeque::new());
         listener.bell().take(&mut rung, &mut commands);
-        assert_eq!(rung, [ConnId::new(3, 3)]);
+        assert_eq!(rung, [crate::link::ConnId::new(3, 3)]);
     }
 }

@@ -126,6 +126,7 @@ impl Doorbell {
     }
 
     /// Appends what rang and what was asked for.
+    #[cfg(test)]
     pub(crate) fn take(&self, rung: &mut Vec<ConnId>, commands: &mut VecDeque<Command>) {
         self.lock().take(rung, commands);
     }
@@ -145,6 +146,7 @@ impl Doorbell {
     }
 
     /// Why the reactor is gone, if it is.
+    #[cfg(test)]
     pub(crate) fn closed(&self) -> Option<Failure> {
         self.lock().closed
     }

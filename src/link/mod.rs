@@ -26,17 +26,15 @@ use std::task::Waker;
 
 pub use self::doorbell::ConnId;
 pub(crate) use self::{
-    backlog::{Accept, ListenerLink},
+    backlog::ListenerLink,
     command::Command,
     datagram::{Datagram, DatagramLink, Marks, Target},
-    doorbell::{Button, Doorbell},
+    doorbell::Doorbell,
     incoming::{Arrival, Decision},
     network::Network,
     ports::{PortGuard, Ports},
-    recv_pipe::{RecvLook, RecvPipe},
     rope::Rope,
-    send_pipe::SendPipe,
-    stream::{Closing, Readiness, StreamLink, Tick},
+    stream::StreamLink,
     waiters::Ready,
 };
 

@@ -176,6 +176,7 @@ impl RecvPipe {
     }
 
     /// [engine] Bytes that may still come: capacity less what is queued, or zero.
+    #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.lock().free()
     }
@@ -186,11 +187,13 @@ impl RecvPipe {
     }
 
     /// [engine] Bytes that the reader has taken so far.
+    #[cfg(test)]
     pub(crate) fn consumed(&self) -> u64 {
         self.lock().rope.start()
     }
 
     /// [engine] Bytes that may be queued.
+    #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.lock().capacity as usize
     }

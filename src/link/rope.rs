@@ -61,6 +61,7 @@ impl Rope {
     }
 
     /// Number of chunks.
+    #[cfg(test)]
     pub(crate) fn chunk_count(&self) -> usize {
         self.chunks.len()
     }
@@ -153,6 +154,7 @@ impl Rope {
     }
 
     /// Copies from the front to `buf` and drops what was copied; says how much that was.
+    #[cfg(test)]
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> usize {
         let mut filled = 0;
         self.for_each(buf.len(), |piece| {
@@ -197,6 +199,7 @@ impl Rope {
     }
 
     /// Gives memory back that an empty rope does not need, or a full one has far too much of.
+    #[cfg(test)]
     pub(crate) fn shrink(&mut self) {
         if self.chunks.capacity() > 4 * self.chunks.len() {
             self.chunks.shrink_to(2 * self.chunks.len());

@@ -136,6 +136,7 @@ impl SendPipe {
     }
 
     /// [engine] Bytes that may be queued.
+    #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.lock().capacity as usize
     }

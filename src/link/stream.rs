@@ -9,7 +9,6 @@ use std::{
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{BufMut, Bytes};
@@ -463,8 +462,9 @@ impl StreamLink {
     }
 
     /// As [`close`](Self::close), but the connection is reset, and what was not sent is dropped.
+    #[cfg(test)]
     pub(crate) fn abort(&self) {
-        self.set_options(|options| options.linger = Some(Duration::ZERO));
+        self.set_options(|options| options.linger = Some(std::time::Duration::ZERO));
         self.close();
     }
 }
@@ -545,6 +545,7 @@ fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
     use std::{
         future,
         pin::pin,

@@ -92,6 +92,7 @@ pub(crate) struct Inserted {
 
 impl Assembler {
     /// An empty assembler, which has allocated nothing.
+    #[cfg(test)]
     pub(crate) const fn new() -> Self {
         Self(None)
     }
@@ -251,6 +252,7 @@ impl Assembler {
     }
 
     /// The offset behind the furthest byte.
+    #[cfg(test)]
     pub(crate) fn end(&self) -> Option<u64> {
         Some(self.0.as_ref()?.ranges.last()?.end)
     }

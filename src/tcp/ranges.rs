@@ -14,6 +14,7 @@ pub(crate) struct RangeSet {
 
 impl RangeSet {
     /// An empty set, which holds no memory.
+    #[cfg(test)]
     pub(crate) const fn new() -> Self {
         Self {
             ranges: VecDeque::new(),
@@ -68,6 +69,7 @@ impl RangeSet {
     }
 
     /// Whether `offset` is in the set.
+    #[cfg(test)]
     pub(crate) fn contains(&self, offset: u64) -> bool {
         self.get(offset).is_some()
     }
@@ -135,11 +137,6 @@ impl RangeSet {
     /// How many offsets are in the set.
     pub(crate) const fn covered(&self) -> u64 {
         self.covered
-    }
-
-    /// Removes everything and gives its memory back.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::new();
     }
 
     /// Bytes of memory held beside the set itself.

@@ -159,6 +159,7 @@ impl RttEstimator {
     }
 
     /// The last sample.
+    #[cfg(test)]
     pub(crate) fn latest(&self) -> Option<Duration> {
         self.measured(self.latest)
     }

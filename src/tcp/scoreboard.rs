@@ -512,17 +512,6 @@ impl Scoreboard {
             self.at_mut(next).prev = prev;
         }
     }
-
-    /// Gives memory back when nothing is in the queue.
-    pub(crate) fn shrink(&mut self) {
-        if self.order.is_empty() && self.segments.capacity() > 4 {
-            let high_delivered = self.high_delivered;
-            *self = Self {
-                high_delivered,
-                ..Self::default()
-            };
-        }
-    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub(crate) struct IpEmit {
 
 impl IpEmit {
     /// Bytes that [`emit`] writes.
+    #[cfg(test)]
     pub(crate) const fn header_len(&self) -> usize {
         header_len(self.src)
     }

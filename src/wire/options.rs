@@ -55,11 +55,6 @@ impl SackBlocks {
     /// As many as fit in a header without timestamps.
     pub(crate) const MAX: usize = 4;
 
-    /// As many as are written beside the options that every segment carries (RFC 2018 §3).
-    pub(crate) const fn max_beside(timestamps: bool) -> usize {
-        if timestamps { 3 } else { Self::MAX }
-    }
-
     /// Appends a block; says whether there was room for it.
     pub(crate) fn push(&mut self, left: SeqNum, right: SeqNum) -> bool {
         let Some(free) = self.blocks.get_mut(usize::from(self.len)) else {
@@ -421,8 +416,8 @@ mod tests {
         let mut out = [0; OPTIONS_MAX];
         options.emit(&mut out);
         let read = TcpOptions::parse(&out);
-        assert_eq!(read.sack.len(), SackBlocks::max_beside(true));
-        assert_eq!(SackBlocks::max_beside(false), 4);
+        assert_eq!(read.sack.len(), 3);
+        assert_eq!(SackBlocks::MAX, 4);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
 use super::{
     Malformed, be16, be32,
     ip::{self, IpEmit, IpHeader, pseudo_sum},
-    options::{OPTIONS_MAX, TcpOptions},
+    options::TcpOptions,
     protocol,
 };
 
@@ -19,7 +19,8 @@ use super::{
 pub(crate) const HEADER_LEN: usize = 20;
 
 /// Length of the longest header.
-pub(crate) const HEADER_LEN_MAX: usize = HEADER_LEN + OPTIONS_MAX;
+#[cfg(test)]
+pub(crate) const HEADER_LEN_MAX: usize = HEADER_LEN + super::options::OPTIONS_MAX;
 
 /// Where the checksum stands in a header.
 pub(crate) const CHECKSUM_AT: usize = 16;
@@ -35,6 +36,7 @@ impl Flags {
     pub(crate) const RST: Self = Self(0x04);
     pub(crate) const PSH: Self = Self(0x08);
     pub(crate) const ACK: Self = Self(0x10);
+    #[cfg(test)]
     pub(crate) const URG: Self = Self(0x20);
     pub(crate) const ECE: Self = Self(0x40);
     pub(crate) const CWR: Self = Self(0x80);
@@ -42,6 +44,7 @@ impl Flags {
 
 impl Flags {
     /// The bits as they stand in a header.
+    #[cfg(test)]
     pub(crate) const fn new(raw: u8) -> Self {
         Self(raw)
     }

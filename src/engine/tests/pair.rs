@@ -57,12 +57,6 @@ impl Pair {
         }
     }
 
-    pub(super) fn set_impairment(&mut self, impairment: Impairment) {
-        self.paths
-            .iter_mut()
-            .for_each(|path| path.set_impairment(impairment.clone()));
-    }
-
     pub(super) fn elapsed(&self) -> Duration {
         self.now - self.start
     }

@@ -517,7 +517,7 @@ impl Parsed {
             .expect("a length")
             .1
             .trim_end_matches(')');
-        let mut value = |name: &str| {
+        let value = |name: &str| {
             let mut words = fixed.split_whitespace().skip_while(|word| *word != name);
             words
                 .next()
