@@ -6,6 +6,7 @@ use crate::congestion::{CongestionControl, Factory};
 
 /// Which congestion control algorithm decides how much may be in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Congestion {
     /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
@@ -21,6 +22,8 @@ pub enum Congestion {
 
 /// How a connection finds out that its peer is gone although nothing is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct KeepAlive {
     /// Silence before the first probe. Linux: `tcp_keepalive_time`, `TCP_KEEPIDLE`; 2 h.
     pub idle: Duration,
@@ -44,6 +47,8 @@ impl Default for KeepAlive {
 /// What is set for one socket: on a `TcpSocket` before it connects or listens, on a stream at any
 /// time. Connections inherit it from their listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct SocketOptions {
     /// Nagle's algorithm off (`TCP_NODELAY`).
     pub nodelay: bool,
@@ -95,7 +100,26 @@ impl Default for SocketOptions {
 pub(crate) const PER_SOURCE_UNLIMITED: usize = 1 << 24;
 
 /// Parameters of a stack. Every setter clamps what it is given to the range that it names.
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::Config;
+///
+/// let mut config = Config::default();
+/// config.recv_buffer_max(1 << 20).rto_min(Duration::from_millis(5));
+/// # let (device, _other) = synack::device::pair(1500);
+/// let builder = synack::Stack::builder().config(config);
+/// # drop((builder, device));
+/// ```
+///
+/// With the feature `serde` it can be read from a file: what is left out has its default, what is
+/// out of range is clamped, and an unknown name is an error.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(remote = "Self", default, deny_unknown_fields)
+)]
 pub struct Config {
     pub(crate) recv_buffer: usize,
     pub(crate) recv_buffer_max: usize,
@@ -186,6 +210,13 @@ macro_rules! setters {
                 self.$name = clamp($name);
                 self
             })*
+
+            /// The same with every value in its range.
+            #[cfg(feature = "serde")]
+            fn clamped(mut self) -> Self {
+                $(self.$name(self.$name);)*
+                self
+            }
         }
     };
 }
@@ -299,6 +330,21 @@ impl Config {
     pub fn seed(&mut self, seed: u64) -> &mut Self {
         self.seed = Some(seed);
         self
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Config {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Config {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The derived function, which knows nothing of ranges.
+        Self::deserialize(deserializer).map(Self::clamped)
     }
 }
 

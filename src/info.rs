@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 /// The states of RFC 9293 §3.3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[allow(missing_docs, reason = "the names are the RFC's")]
 pub enum State {
     Listen,
@@ -39,6 +40,7 @@ impl fmt::Display for State {
 
 /// Which timer of a connection fires next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum TimerKind {
     /// Retransmission (RFC 6298).
@@ -63,6 +65,7 @@ pub enum TimerKind {
 
 /// A line of the netstat view.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SocketInfo {
     /// Its state.
@@ -85,6 +88,7 @@ pub struct SocketInfo {
 
 /// The state of one connection: the fields of Linux's `TCP_INFO`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names are the RFCs'")]
 pub struct TcpInfo {
@@ -137,6 +141,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of a stack: one for each kind of event, and one for each reason to drop.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*

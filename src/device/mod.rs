@@ -27,7 +27,7 @@ pub use self::{
     channel::{Channel, channel, pair},
     io::Io,
     link::Link,
-    offload::Offload,
+    offload::{Offload, Splitter},
 };
 
 /// What a device can do by itself.

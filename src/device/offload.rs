@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     Capabilities, Device,
@@ -148,6 +148,64 @@ impl<D: Device> Device for Offload<D> {
     }
 }
 
+/// Makes packets of the engine into packets that a network carries: super-packets are split, and
+/// checksums filled in. For loops that drive an [`Engine`](crate::engine::Engine) without a
+/// [`Device`]; with one, [`Offload`] does it.
+///
+/// ```
+/// # use std::{collections::VecDeque, time::Instant};
+/// # use synack::{config::Config, device::Splitter, engine::Engine};
+/// # let now = Instant::now();
+/// # let mut engine = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+/// # engine.connect("10.0.0.1:80".parse()?, now)?;
+/// let (mut packets, mut splitter) = (VecDeque::new(), Splitter::new());
+/// engine.poll_packet(now, 64, &mut packets);
+/// for packet in packets.drain(..) {
+///     for bytes in splitter.split(packet) {
+///         assert!(bytes.len() <= 1500); // To the network.
+///     }
+/// }
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Splitter {
+    buffer: Buffer,
+    segments: VecDeque<Packet>,
+}
+
+impl Splitter {
+    /// A splitter, which keeps its memory for use again.
+    pub fn new() -> Self {
+        Self {
+            buffer: Buffer::new(),
+            segments: VecDeque::new(),
+        }
+    }
+
+    /// The packets that `packet` stands for, complete and in order. What is not taken from the
+    /// iterator is lost.
+    pub fn split(&mut self, mut packet: Packet) -> impl Iterator<Item = Bytes> {
+        self.segments.clear();
+        if packet.meta.gso_size > 0 {
+            self.buffer.split(&packet, &mut self.segments);
+        } else if packet.meta.checksum != Checksum::Partial
+            || self.buffer.fill_checksum(&mut packet)
+        {
+            self.segments.push_back(packet);
+        }
+        let buffer = &mut self.buffer;
+        self.segments
+            .drain(..)
+            .map(|packet| buffer.in_one_piece(packet))
+    }
+}
+
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Where packets are written: the current block, and the pool it is from.
 #[derive(Debug)]
 struct Buffer {
@@ -168,6 +226,17 @@ impl Buffer {
             let used = mem::replace(&mut self.block, self.pool.take());
             self.pool.put(used);
         }
+    }
+
+    /// The bytes of a packet, copied unless they are in one piece already.
+    fn in_one_piece(&mut self, mut packet: Packet) -> Bytes {
+        if packet.head().is_empty() && packet.body.len() == 1 {
+            return packet.body.swap_remove(0);
+        }
+        self.reserve(packet.len());
+        let slices = packet.slices(0..packet.len());
+        slices.for_each(|slice| self.block.extend_from_slice(slice));
+        self.block.split().freeze()
     }
 
     /// The packet that was written since the last call.

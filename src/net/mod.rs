@@ -9,6 +9,12 @@
 
 mod addr;
 mod ambient;
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(feature = "futures-io")]
+mod futures_io;
+#[cfg(feature = "hyper")]
+mod hyper;
 mod incoming;
 mod listener;
 mod options;
@@ -18,8 +24,13 @@ mod stack;
 mod stream;
 mod stream_io;
 mod stream_options;
+mod tcp_incoming;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tokio-util")]
+mod tokio_util;
+#[cfg(feature = "tonic")]
+mod tonic;
 mod udp;
 mod udp_any;
 
@@ -27,6 +38,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
+#[cfg(feature = "futures-io")]
+pub use self::futures_io::FuturesStream;
+#[cfg(feature = "hyper")]
+pub use self::hyper::{Connecting, Connector};
 pub use self::{
     ambient::Entered,
     incoming::{Incoming, IncomingStream},
@@ -34,6 +49,7 @@ pub use self::{
     socket::TcpSocket,
     stack::{Builder, Stack},
     stream::TcpStream,
+    tcp_incoming::TcpIncoming,
     udp::UdpSocket,
     udp_any::{AnyUdpSocket, UdpDatagram},
 };
