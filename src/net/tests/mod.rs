@@ -7,7 +7,7 @@ mod surface;
 mod threads;
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     task::{Context, Wake, Waker},
@@ -484,4 +484,43 @@ async fn a_set_buffer_size_bounds_what_is_taken() {
         }
     }
     assert!((8192..=3 * 8192).contains(&taken), "{taken}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_polls_of_readiness_wait_and_are_woken() {
+    let (server, client) = pair();
+    let (near, far) = connected(&server, &client).await;
+    far.try_read(&mut [0]).unwrap_err();
+    let count = Arc::new(Counted(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let cx = &mut Context::from_waker(&waker);
+    assert!(far.poll_read_ready(cx).is_pending());
+    assert!(far.poll_write_ready(cx).is_ready());
+    near.try_write(b"abc").unwrap();
+    settle().await;
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert!(far.poll_read_ready(cx).is_ready());
+    let mut buf = [0; 2];
+    let mut buf = tokio::io::ReadBuf::new(&mut buf);
+    assert!(far.poll_peek(cx, &mut buf).is_ready());
+    assert_eq!(buf.filled(), b"ab");
+    assert_eq!(far.unread(), 3);
+    while near.try_write(&[0; 1 << 16]).is_ok() {}
+    assert!(near.poll_write_ready(cx).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn vectored_and_growing_buffers_are_filled_in_order() {
+    let (server, client) = pair();
+    let (near, far) = connected(&server, &client).await;
+    let parts = [b"ab", b"cd", b"ef"].map(|part| io::IoSlice::new(part));
+    assert_eq!(near.try_write_vectored(&parts).unwrap(), 6);
+    settle().await;
+    let (mut one, mut other) = ([0; 1], [0; 3]);
+    let bufs = &mut [&mut one[..], &mut other[..]].map(io::IoSliceMut::new);
+    assert_eq!(far.try_read_vectored(bufs).unwrap(), 4);
+    assert_eq!((&one, &other), (b"a", b"bcd"));
+    let mut rest = Vec::with_capacity(16);
+    assert_eq!(far.try_read_buf(&mut rest).unwrap(), 2);
+    assert_eq!(rest, b"ef");
 }
