@@ -1,5 +1,7 @@
 //! Futures dropped at any of their await points: nothing leaks, and nobody else loses a byte.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+
 mod common;
 
 use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};

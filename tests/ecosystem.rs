@@ -1,5 +1,6 @@
 //! Other people's crates on our types, and ordinary programs as their peers.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
 #![cfg(all(feature = "tun", target_os = "linux"))]
 
 mod common;
@@ -210,7 +211,8 @@ where
         take(server_read),
         take(client_read)
     );
-    (up?, down?);
+    up?;
+    down?;
     assert!(at_server? == pattern(5, 1 << 20));
     assert!(at_client? == pattern(6, 1 << 20));
     Ok(())
@@ -449,7 +451,8 @@ async fn the_traits_of_futures_io_carry_bytes_and_half_closes() -> TestResult {
     };
     let mut all = Vec::new();
     let (sent, received) = tokio::join!(sending, read.read_to_end(&mut all));
-    (sent?, received?);
+    sent?;
+    received?;
     assert!(all == pattern(8, 1 << 20));
     echo.await??;
     Ok(())

@@ -1,6 +1,7 @@
 //! The example `proxy`, with Linux on both sides of it: a network inside that reaches the one
 //! outside through a TUN device only.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
 #![cfg(all(feature = "tun", target_os = "linux"))]
 
 mod common;

@@ -1,5 +1,7 @@
 //! docs/tokio-net.md names tests; they are there.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+
 use std::{collections::HashSet, fs, path::Path};
 
 /// The names of all functions in the Rust files below a directory that have a test's attribute.

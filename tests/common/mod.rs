@@ -1,11 +1,11 @@
 //! What tests outside of the crate share.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use synack::{
-    Stack,
-    device::{self, Tun, netns::NetNs},
-};
+#[cfg(all(feature = "tun", target_os = "linux"))]
+use synack::device::{Tun, netns::NetNs};
+use synack::{Stack, device};
 
 /// Two stacks, 10.0.0.1 and 10.0.0.2, on one cable.
 pub(crate) fn pair() -> (Stack, Stack) {
@@ -22,6 +22,7 @@ pub(crate) fn pair() -> (Stack, Stack) {
 
 /// A network namespace of its own; `None`, with a word why, where the system forbids it and nobody
 /// insists.
+#[cfg(all(feature = "tun", target_os = "linux"))]
 pub(crate) fn namespace() -> Option<NetNs> {
     match NetNs::new() {
         Ok(namespace) => Some(namespace),
@@ -34,6 +35,7 @@ pub(crate) fn namespace() -> Option<NetNs> {
 }
 
 /// A stack at 10.7.0.2 behind a TUN device, on whose other side Linux has 10.7.0.1.
+#[cfg(all(feature = "tun", target_os = "linux"))]
 pub(crate) fn behind_tun(namespace: &NetNs) -> Stack {
     let tun = Tun::builder()
         .name("syn0")

@@ -5,7 +5,7 @@ use crate::Unreachable;
 
 const ANYWHERE: &str = "93.184.216.34:443";
 
-fn connect(client: &Stack) -> tokio::task::JoinHandle<std::io::Result<TcpStream>> {
+fn connect(client: &Stack) -> tokio::task::JoinHandle<io::Result<TcpStream>> {
     let client = client.clone();
     tokio::spawn(async move { client.connect(ANYWHERE).await })
 }
