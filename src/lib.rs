@@ -1,6 +1,6 @@
 //! TCP in user space with the face of `tokio::net`.
 //!
-//! A [`Stack`] is: addresses, an [engine](crate::engine), a [device](crate::device) that packets
+//! A [`Stack`] is: addresses, an [engine], a [device] that packets
 //! come from and go to, and one background task that drives them. Applications hold a
 //! [`net::TcpListener`] and [`net::TcpStream`]s, which behave like tokio's down to the
 //! [`ErrorKind`](std::io::ErrorKind).
@@ -33,7 +33,7 @@
 //!   in. Making one takes `CAP_NET_ADMIN`, or a network namespace of one's own
 //!   (`device::netns::enter_private_namespace`), which a user without privileges may have on most
 //!   systems.
-//! - [`device::channel`]: whole packets to and from your program, as methods or as `Stream` and
+//! - [`device::channel()`]: whole packets to and from your program, as methods or as `Stream` and
 //!   `Sink` of `Bytes`. For VPNs: what was decrypted goes in, what comes out is encrypted.
 //! - [`device::Io`]: anything that reads and writes one packet at a time.
 //! - [`device::pair`] and [`device::Link`]: stacks joined in memory, for tests and simulations.
