@@ -154,6 +154,8 @@ pub struct Config {
     pub(crate) echo_reply: bool,
     pub(crate) reset_closed_ports: bool,
     pub(crate) options: SocketOptions,
+    /// Code, which no file can hold.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) congestion_factory: Option<Factory>,
     pub(crate) seed: Option<u64>,
 }
