@@ -204,12 +204,12 @@ impl Default for Config {
 
 /// Writes a setter that clamps to a range.
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $clamp:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = |$value:ident| $clamp:expr;)*) => {
         impl Config {
             $($(#[$doc])*
             pub fn $name(&mut self, $name: $type) -> &mut Self {
-                let clamp: fn($type) -> $type = $clamp;
-                self.$name = clamp($name);
+                let $value = $name;
+                self.$name = $clamp;
                 self
             })*
 

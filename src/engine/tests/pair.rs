@@ -35,6 +35,10 @@ impl Pair {
     }
 
     pub(super) fn with_mtu(config: Config, impairment: Impairment, seed: u64, mtu: usize) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "where virtual time begins is of no matter"
+        )]
         let now = Instant::now();
         let engine = |n: u8| {
             let nets = [format!("10.0.0.{n}/24"), format!("fd00::{n}/64")];

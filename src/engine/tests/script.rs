@@ -68,6 +68,10 @@ impl Script {
     }
 
     pub(super) fn with_mtu(mut config: Config, mtu: usize) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "where virtual time begins is of no matter"
+        )]
         let now = Instant::now();
         config.seed(1);
         let nets = [
@@ -357,7 +361,8 @@ impl Script {
         }
         if let Some(ts) = header.options.timestamps {
             let millis = self.elapsed().as_millis() as u32;
-            self.ts_base.get_or_insert(ts.val.wrapping_sub(millis));
+            self.ts_base
+                .get_or_insert_with(|| ts.val.wrapping_sub(millis));
         }
         let text = self.describe(&header, payload.len());
         Some(Sent {
