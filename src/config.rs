@@ -54,11 +54,12 @@ pub struct SocketOptions {
     pub nodelay: bool,
     /// Only full-sized segments, until it is switched off again (`TCP_CORK`).
     pub cork: bool,
-    /// Acknowledge at once while set (`TCP_QUICKACK`).
+    /// Acknowledge at once (`TCP_QUICKACK`) until we answer what we receive, or late from now on.
+    /// Like on Linux it does not last: set it again to have it again.
     pub quickack: bool,
     /// Time to live or hop limit of packets sent (`IP_TTL`); 1 to 255.
     pub ttl: u8,
-    /// DSCP and ECN bits, or traffic class, of packets sent (`IP_TOS`).
+    /// DSCP or traffic class of packets sent (`IP_TOS`); the two ECN bits in it are TCP's own.
     pub tos: u8,
     /// What dropping the last handle does (`SO_LINGER`): `None` sends what is left in the
     /// background, zero resets, anything else bounds the time of the former.

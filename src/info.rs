@@ -1,6 +1,6 @@
 //! What can be seen of a stack from outside: states, queues, timers, counters.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 /// The states of RFC 9293 §3.3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +134,12 @@ pub struct TcpInfo {
     /// `open`, `recovery` or `loss`.
     pub recovery: &'static str,
     pub path_mtu: u32,
+    /// Bytes up to the end of the peer's urgent data that were not read yet; `None` when there is
+    /// no such data. They are in line with all others. Whenever it grows `readable()` is woken.
+    pub urgent: Option<u64>,
+    /// What is wrong with the path, although the connection is kept: an ICMP error, or
+    /// `TimedOut` from the third retransmission in a row on (R1, RFC 9293 §3.8.3).
+    pub soft_error: Option<io::ErrorKind>,
 }
 
 /// Declares the counters with their names.

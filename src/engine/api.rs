@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 
 use crate::{
+    config::SocketOptions,
     engine::{Engine, slots::Slot},
     error::Failure,
     info::{SocketInfo, State, TcpInfo},
@@ -166,6 +167,23 @@ impl Engine {
     pub fn abort(&mut self, id: ConnId, now: Instant) {
         let now = self.at(now);
         self.abort_id(id, now);
+    }
+
+    /// What is set for a connection.
+    pub fn options(&self, id: ConnId) -> Option<SocketOptions> {
+        self.link(id).ok().map(|link| link.options())
+    }
+
+    /// Changes what is set for a connection.
+    pub fn set_options(
+        &mut self,
+        id: ConnId,
+        change: impl FnOnce(&mut SocketOptions),
+        now: Instant,
+    ) -> io::Result<()> {
+        self.link(id)?.set_options(change);
+        self.after(id, now);
+        Ok(())
     }
 
     /// The fields of `TCP_INFO`.

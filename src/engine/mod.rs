@@ -460,7 +460,7 @@ impl Engine {
                     header,
                     Payload::new(),
                     0,
-                    (options.ttl, options.tos),
+                    (options.ttl, options.tos & !3),
                 );
             }
             Slot::Open(connection) => {
@@ -526,7 +526,7 @@ impl Engine {
             header,
             Payload::new(),
             0,
-            (options.ttl, options.tos),
+            (options.ttl, options.tos & !3),
         ) {
             self.answer(packet);
         }

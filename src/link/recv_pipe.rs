@@ -159,8 +159,9 @@ impl RecvPipe {
         }
     }
 
-    /// A reader may try at once although nothing has come: so starts an accepted connection.
-    pub(super) fn set_ready(&self, wakes: &mut Wakes) {
+    /// [engine] A reader may try at once although nothing has come: so starts an accepted
+    /// connection, and so urgent data is told of.
+    pub(crate) fn set_ready(&self, wakes: &mut Wakes) {
         self.lock().event(wakes);
     }
 

@@ -21,9 +21,6 @@ use crate::{
 /// A single segment in flight may meet a delayed acknowledgement (RFC 8985 §7.2).
 const DELAYED_ACK_MAX: Duration = Duration::from_millis(200);
 
-/// Probes of a zero window are at most this far apart.
-const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
-
 /// What one acknowledgement changed.
 #[derive(Debug)]
 struct Outcome {
@@ -154,10 +151,7 @@ impl Connection {
         self.snd.queue.advance_to(data_acked);
         self.link.send.release(released as usize, cx.wakes);
         self.rtt.reset_backoff();
-        self.retries = 0;
-        self.probes = 0;
-        self.soft_error = None;
-        self.stalled_since = cx.now;
+        self.regain_patience(cx.now);
         if self.recovery.dup_acked > 0 {
             // The segment that was missing brought no duplicate; the others each brought one.
             let mss = u64::from(self.snd.mss);
@@ -436,7 +430,7 @@ impl Connection {
             return;
         }
         if restart || !self.timers.is_running(Timer::Retransmit) {
-            self.timers.start(Timer::Retransmit, now + self.rtt.rto());
+            self.timers.start(Timer::Retransmit, self.rto_at(now));
         }
         if !self.wants_probe() {
             self.timers.stop(Timer::LossProbe);
@@ -452,7 +446,7 @@ impl Connection {
             && self.recovery.probe.is_none()
             && !self.recovery.board.is_empty()
             && self.recovery.board.sacked() == 0
-            && self.retries == 0
+            && self.patience.retries == 0
             && !self.timers.is_running(Timer::Reorder)
     }
 
@@ -479,8 +473,7 @@ impl Connection {
     pub(super) fn on_probe_timeout(&mut self, cx: &mut Context<'_>) {
         if !self.recovery.board.is_empty() && self.recovery.is_open() {
             self.pending.loss_probe = true;
-            self.timers
-                .start(Timer::Retransmit, cx.now + self.rtt.rto());
+            self.timers.start(Timer::Retransmit, self.rto_at(cx.now));
         }
     }
 
@@ -490,13 +483,7 @@ impl Connection {
             return;
         }
         cx.counters.timeouts += 1;
-        if self.retries == 0 {
-            self.stalled_since = self.recovery.board.head_sent_at().unwrap_or(cx.now);
-        }
-        // SHLD-17: beyond a window that the peer took back nothing is expected to be acknowledged.
-        let shrunk = self.snd.wnd == 0 && cx.now.since(self.heard_at) < Duration::from_secs(120);
-        self.retries = self.retries.saturating_add(u8::from(!shrunk));
-        if self.gives_up(cx) {
+        if self.lose_patience(cx) {
             cx.counters.timed_out += 1;
             return self.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx);
         }
@@ -506,16 +493,15 @@ impl Connection {
             Mode::Fast { .. } => (false, false),
             Mode::Rto { .. } => (false, true),
         };
-        if !shrunk && (!was_rto || self.retries <= 1) {
+        if self.patience.retries > 0 && (!was_rto || self.patience.retries <= 1) {
             self.cc.on_rto(saturate(self.snd.flight_size()), cx.now);
         }
         if was_open || self.recovery.undo.is_none() {
             self.recovery.begin_episode(self.snd.una);
         }
-        tracing::debug!(retries = self.retries, rto = ?self.rtt.rto(), "retransmission timeout");
+        tracing::debug!(retries = self.patience.retries, rto = ?self.rtt.rto(), "retransmission timeout");
         self.give_up_flight(was_open || was_rto, cx.now);
-        self.timers
-            .start(Timer::Retransmit, cx.now + self.rtt.rto());
+        self.timers.start(Timer::Retransmit, self.rto_at(cx.now));
     }
 
     /// Nothing in flight is believed to arrive, except for what was sent just now.
@@ -544,47 +530,6 @@ impl Connection {
         self.recovery.dup_acked = 0;
         self.timers.stop(Timer::LossProbe);
         self.timers.stop(Timer::Reorder);
-    }
-
-    /// R2 (RFC 9293 §3.8.3), or what the user set instead.
-    fn gives_up(&self, cx: &Context<'_>) -> bool {
-        let limit = if self.orphan {
-            cx.config.orphan_retries
-        } else {
-            cx.config.retries
-        };
-        match self.options.user_timeout {
-            Some(_) => self.user_timeout_is_over(cx.now),
-            None => self.retries > limit,
-        }
-    }
-
-    /// RFC 9293 §3.8.6.1: the window has been closed, or too small, for one interval.
-    pub(super) fn on_window_probe_timeout(&mut self, cx: &mut Context<'_>) {
-        if self.snd.unsent() == 0 && !self.snd.fin_unsent() || self.snd.flight_size() > 0 {
-            return;
-        }
-        if self.probes == 0 {
-            self.stalled_since = cx.now;
-        }
-        let silent = cx.now.since(self.heard_at) > PROBE_INTERVAL_MAX * 2;
-        let limit = if self.orphan {
-            cx.config.orphan_retries
-        } else {
-            cx.config.retries
-        };
-        let too_many = self.probes > limit && (silent || self.orphan);
-        if too_many || self.user_timeout_is_over(cx.now) && self.probes > 0 {
-            cx.counters.timed_out += 1;
-            return self.abort(self.soft_error.unwrap_or(Failure::TimedOut), cx);
-        }
-        self.pending.window_probe = true;
-        self.probes = self.probes.saturating_add(1);
-        let interval = self.rtt.rto() * (1_u32 << self.probes.min(12));
-        self.timers.start(
-            Timer::ZeroWindowProbe,
-            cx.now + interval.min(PROBE_INTERVAL_MAX),
-        );
     }
 
     /// Our FIN, once acknowledged.

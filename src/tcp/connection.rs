@@ -11,9 +11,11 @@ use crate::{
     tcp::{
         Context,
         congestion::{self, CongestionControl},
-        negotiated::{MSS_MIN, Negotiated},
+        liveness::Patience,
+        negotiated::Negotiated,
         pacing::Pacer,
-        recovery::{Frto, Mode, Recovery},
+        path_mtu::PathMtu,
+        recovery::{Mode, Recovery},
         recv::Recv,
         rtt::RttEstimator,
         send::Send,
@@ -24,8 +26,8 @@ use crate::{
     wire::options::Timestamps,
 };
 
-/// Bytes of the timestamps option, padded.
-const TIMESTAMPS_LEN: u16 = 12;
+/// What the peer's segments are taken to hold before any has come (Linux: `tcp_initialize_rcv_mss`).
+const RCV_MSS_INITIAL: u16 = 536;
 
 /// A connection in ESTABLISHED or a later state.
 #[derive(Debug)]
@@ -43,14 +45,8 @@ pub(crate) struct Connection {
     pub(super) ts: TsClock,
     /// IP and TCP header bytes, without options.
     pub(super) overhead: u16,
-    /// The largest packet that the path takes, as far as we know.
-    pub(super) path_mtu: u32,
-    /// Consecutive retransmission timeouts.
-    pub(super) retries: u8,
-    /// Zero-window or keep-alive probes that nothing answered.
-    pub(super) probes: u8,
-    /// When the first of the timeouts or probes in a row was.
-    pub(super) stalled_since: Time,
+    pub(super) path: PathMtu,
+    pub(super) patience: Patience,
     /// When a segment of the peer's last came.
     pub(super) heard_at: Time,
     /// When data was last sent.
@@ -212,10 +208,11 @@ impl Connection {
             timers: Timers::default(),
             ts: from.ts,
             overhead: if from.is_v6 { 60 } else { 40 },
-            path_mtu: from.mtu,
-            retries: 0,
-            probes: 0,
-            stalled_since: now,
+            path: PathMtu::new(from.mtu),
+            patience: Patience {
+                since: now,
+                ..Patience::default()
+            },
             heard_at: now,
             data_sent_at: now,
             challenged_at: None,
@@ -232,39 +229,14 @@ impl Connection {
         connection.cc =
             congestion::new(options.congestion, u32::from(connection.snd.mss), cx.config);
         connection.pacer.always = config.pacing;
-        connection.rcv.mss = connection.snd.mss;
+        connection.rcv.mss = connection.snd.mss.min(RCV_MSS_INITIAL);
         connection.restart_keepalive(now);
         connection
-    }
-
-    /// Eff.snd.MSS (RFC 9293 §3.7.1): what peer, path and user allow, less our options.
-    pub(super) fn set_mss(&mut self) {
-        let path = self
-            .path_mtu
-            .saturating_sub(u32::from(self.overhead))
-            .min(u32::from(u16::MAX)) as u16;
-        let user = self.options.mss.unwrap_or(u16::MAX);
-        let options = if self.agreed.timestamps {
-            TIMESTAMPS_LEN
-        } else {
-            0
-        };
-        let mss = self.agreed.peer_mss.min(path).min(user).max(MSS_MIN);
-        self.snd.mss = mss.saturating_sub(options).max(MSS_MIN - TIMESTAMPS_LEN);
-        self.cc.set_mss(u32::from(self.snd.mss));
     }
 
     /// Snd.Wind.Shift.
     pub(crate) fn send_shift(&self) -> u8 {
         self.snd.shift
-    }
-
-    /// The path takes packets of `mtu` bytes only, or of more than we believed.
-    pub(crate) fn set_path_mtu(&mut self, mtu: u32) {
-        if mtu != self.path_mtu {
-            self.path_mtu = mtu;
-            self.set_mss();
-        }
     }
 
     /// The peer waits for the last acknowledgement of the handshake.
@@ -282,32 +254,6 @@ impl Connection {
     /// What a timeout is reported as, since ICMP told of it (RFC 5461).
     pub(crate) fn set_soft_error(&mut self, failure: Failure) {
         self.soft_error = Some(failure);
-    }
-
-    /// The path does not take what is in flight (RFC 1191, RFC 8201): sends smaller segments, and
-    /// what was too large again.
-    pub(crate) fn on_packet_too_big(&mut self, mtu: u32, now: Time) {
-        if mtu >= self.path_mtu {
-            return;
-        }
-        tracing::debug!(mtu, "path MTU");
-        self.set_path_mtu(mtu);
-        let before = self.recovery.board.lost();
-        self.recovery
-            .board
-            .mark_larger_lost(u64::from(self.snd.mss));
-        let lost = self.recovery.board.lost() - before;
-        self.recovery.lost_total += lost;
-        // Not a sign of congestion (RFC 1191 §6.3): the window stays.
-        if lost > 0 && self.recovery.is_open() {
-            self.recovery.undo = None;
-            self.recovery.mode = Mode::Rto {
-                recovery_point: self.snd.nxt,
-                frto: Frto::Off,
-                spared: 0,
-            };
-        }
-        self.set_loss_timers(true, now);
     }
 
     /// The owner rang: options, data, shutdown, room in the receive buffer, or the end.
@@ -328,7 +274,7 @@ impl Connection {
         }
     }
 
-    fn set_options(&mut self, options: SocketOptions, cx: &Context<'_>) {
+    fn set_options(&mut self, options: SocketOptions, cx: &mut Context<'_>) {
         let old = std::mem::replace(&mut self.options, options);
         if old.congestion != options.congestion {
             self.cc = congestion::new(options.congestion, u32::from(self.snd.mss), cx.config);
@@ -339,8 +285,21 @@ impl Connection {
         if old.keepalive != options.keepalive {
             self.restart_keepalive(cx.now);
         }
-        if !old.quickack && options.quickack && self.rcv.ack.pending > 0 {
-            self.rcv.ack.now = true;
+        if old.quickack != options.quickack || old == options {
+            // Set again it counts again: what we answer has us delay acknowledgements meanwhile.
+            self.rcv.set_quickack(options.quickack);
+        }
+        if let Some(bytes) = options
+            .recv_buffer
+            .filter(|_| old.recv_buffer != options.recv_buffer)
+        {
+            self.link.recv.set_capacity(bytes);
+        }
+        if let Some(bytes) = options
+            .send_buffer
+            .filter(|_| old.send_buffer != options.send_buffer)
+        {
+            self.link.send.set_capacity(bytes, cx.wakes);
         }
     }
 
@@ -380,7 +339,7 @@ impl Connection {
 
     /// An orphan's time is over, if nothing was acknowledged in it.
     fn on_limit(&mut self, cx: &mut Context<'_>) {
-        let until = self.stalled_since + orphan_limit(cx.config);
+        let until = self.patience.since + orphan_limit(cx.config);
         if self.state != State::FinWait2 && until > cx.now {
             return self.timers.start(Timer::Limit, until);
         }
@@ -466,53 +425,12 @@ impl Connection {
                 Timer::LossProbe => self.on_probe_timeout(cx),
                 Timer::Reorder => self.on_reorder_timeout(cx),
                 Timer::ZeroWindowProbe => self.on_window_probe_timeout(cx),
-                Timer::DelayedAck => self.rcv.ack.now = self.rcv.ack.pending > 0,
+                Timer::DelayedAck => self.rcv.on_ack_timeout(),
                 Timer::KeepAlive => self.on_keepalive_timeout(cx),
                 Timer::Limit => self.on_limit(cx),
                 Timer::Pacing => {}
             }
         }
-    }
-
-    /// RFC 9293 §3.8.4: a probe when nothing was heard for the idle time.
-    fn on_keepalive_timeout(&mut self, cx: &mut Context<'_>) {
-        let Some(keepalive) = self.options.keepalive else {
-            return;
-        };
-        // MUST-26: not while anything is outstanding, which has its own timers.
-        if self.snd.flight_size() > 0 || self.snd.unsent() > 0 {
-            return self.timers.start(Timer::KeepAlive, cx.now + keepalive.idle);
-        }
-        let quiet_until = self.heard_at + keepalive.idle;
-        if self.probes == 0 && quiet_until > cx.now {
-            return self.timers.start(Timer::KeepAlive, quiet_until);
-        }
-        if self.probes >= keepalive.count || self.user_timeout_is_over(cx.now) && self.probes > 0 {
-            cx.counters.timed_out += 1;
-            return self.abort(self.soft_error.unwrap_or(Failure::TimedOut), cx);
-        }
-        if self.probes == 0 {
-            self.stalled_since = cx.now;
-        }
-        self.probes += 1;
-        self.pending.keepalive = true;
-        self.timers
-            .start(Timer::KeepAlive, cx.now + keepalive.interval);
-    }
-
-    pub(super) fn restart_keepalive(&mut self, now: Time) {
-        match self.options.keepalive {
-            Some(keepalive) => self.timers.start(Timer::KeepAlive, now + keepalive.idle),
-            None => self.timers.stop(Timer::KeepAlive),
-        }
-    }
-
-    /// Whether what the user bounded has lasted too long.
-    pub(super) fn user_timeout_is_over(&self, now: Time) -> bool {
-        let Some(limit) = self.options.user_timeout else {
-            return false;
-        };
-        now.since(self.stalled_since) >= limit
     }
 
     /// Dynamic right-sizing: the buffer holds twice what the application reads in a round trip.
@@ -549,6 +467,13 @@ impl Connection {
             );
             self.link.send.set_capacity(bounded, cx.wakes);
         }
+    }
+
+    /// Bytes up to the urgent mark that the application has not read (MUST-33).
+    fn urgent_left(&self) -> Option<u64> {
+        let mark = self.rcv.urgent?;
+        let read = self.link.recv.consumed() + 1;
+        mark.checked_sub(read).filter(|left| *left > 0)
     }
 
     /// A line of the netstat view.
@@ -605,7 +530,11 @@ impl Connection {
                 Mode::Fast { .. } => "recovery",
                 Mode::Rto { .. } => "loss",
             },
-            path_mtu: self.path_mtu,
+            path_mtu: self.path.mtu,
+            urgent: self.urgent_left(),
+            soft_error: self
+                .soft_error
+                .map(|failure| std::io::Error::from(failure).kind()),
         }
     }
 }

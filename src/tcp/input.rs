@@ -60,9 +60,8 @@ impl Connection {
         self.check_sequence(&seg, cx)?;
         self.check_rst(&seg)?;
         self.check_syn(&seg)?;
-        self.note_heard(&seg, cx);
         self.process_ack(&seg, cx)?;
-        // Urgent data is in line, and its pointer changes nothing (RFC 6093 §3.2; see `Recv`).
+        self.process_urgent(&seg, cx);
         self.process_text(seg, cx)
     }
 
@@ -109,6 +108,9 @@ impl Connection {
         if seg.header.flags.has(Flags::SYN) {
             return Break(Verdict::Challenge);
         }
+        if seg.seq_len() == 0 && self.is_current(seq) {
+            return Continue(());
+        }
         cx.counters.drop_out_of_window += 1;
         if seg.len > 0 && seq.is_before(nxt) && self.agreed.sack {
             self.note_duplicate(seq, seg.len);
@@ -118,6 +120,14 @@ impl Connection {
         } else {
             Verdict::Challenge
         })
+    }
+
+    /// Whether a bare acknowledgement with this number was on its way while what lies behind it
+    /// was, or comes from a peer that has filled our window: the four cases would refuse what it
+    /// acknowledges (Linux: `tcp_sequence`).
+    fn is_current(&self, seq: SeqNum) -> bool {
+        let oldest = self.rcv.seq(self.rcv.ack.sent);
+        seq.since(oldest) <= self.rcv.seq(self.rcv.adv).since(oldest)
     }
 
     /// Tells the peer with the next acknowledgement that it sent `len` bytes once more (RFC 2883).
@@ -153,9 +163,6 @@ impl Connection {
     /// The peer is there: timestamps, keep-alive and ECN.
     fn note_heard(&mut self, seg: &Segment, cx: &Context<'_>) {
         self.heard_at = cx.now;
-        if self.snd.flight_size() == 0 && self.snd.unsent() == 0 {
-            self.probes = 0;
-        }
         // RFC 7323 §4.3: only what is in order or overlaps it may update TS.Recent.
         if let Some(ts) = seg
             .header
@@ -193,9 +200,11 @@ impl Connection {
             cx.counters.drop_bad_ack += 1;
             return Break(Verdict::Challenge);
         };
+        self.note_heard(seg, cx);
         if position >= self.snd.una {
             let window_changed = self.update_window(seg, position);
             self.on_ack(position, seg, window_changed, cx);
+            self.on_probe_answer(cx.now);
         } else {
             self.on_old_ack(seg, cx);
         }
@@ -206,19 +215,52 @@ impl Connection {
     }
 
     /// SND.WND, unless the segment is older than the last that set it. Whether it changed.
+    ///
+    /// As on Linux what acknowledges anything new counts as newer: were the window kept while
+    /// SND.UNA moves, its right edge would move with it.
     fn update_window(&mut self, seg: &Segment, ack: u64) -> bool {
         let Some(seq) = self.rcv.position(seg.header.seq) else {
             return false;
         };
         let snd = &mut self.snd;
-        if snd.wl1 > seq || snd.wl1 == seq && snd.wl2 > ack {
+        if ack <= snd.una && (snd.wl1 > seq || snd.wl1 == seq && snd.wl2 > ack) {
             return false;
         }
         let wnd = u32::from(seg.header.wnd) << snd.shift;
         let changed = wnd != snd.wnd;
         (snd.wnd, snd.wl1, snd.wl2) = (wnd, seq, ack);
-        snd.max_wnd = snd.max_wnd.max(wnd);
+        if wnd > snd.max_wnd {
+            // Segments may have been bounded by half of it.
+            let bounded = snd.max_wnd / 2 <= u32::from(u16::MAX);
+            snd.max_wnd = wnd;
+            if bounded {
+                self.set_mss();
+            }
+        }
         changed
+    }
+
+    /// Sixth: the URG bit. Urgent data is in line, wherever the pointer points (RFC 6093 §3.2); the
+    /// owner is woken, and `TcpInfo` says how much is left of it.
+    fn process_urgent(&mut self, seg: &Segment, cx: &mut Context<'_>) {
+        let open = matches!(
+            self.state,
+            State::Established | State::FinWait1 | State::FinWait2
+        );
+        if !seg.header.flags.has(Flags::URG) || !open {
+            return;
+        }
+        let Some(start) = self.rcv.position(seg.header.seq) else {
+            return;
+        };
+        // MUST-62: the pointer tells the byte behind the urgent data.
+        let mark = start + u64::from(seg.header.urgent);
+        let advances = mark > self.link.recv.consumed() + 1
+            && self.rcv.urgent.is_none_or(|before| mark > before);
+        if advances {
+            self.rcv.urgent = Some(mark);
+            self.link.recv.set_ready(cx.wakes);
+        }
     }
 
     /// Seventh and eighth: text and FIN.
@@ -258,7 +300,11 @@ impl Connection {
     /// Learns what the peer's full-sized segments are.
     fn measure_segment(&mut self, seg: &Segment) {
         let each = seg.len.div_ceil(seg.count.max(1)).min(u32::from(u16::MAX)) as u16;
-        self.rcv.mss = self.rcv.mss.max(each);
+        let flags = seg.header.flags;
+        self.rcv.measure_segment(
+            each,
+            flags.has(Flags::PSH) || flags.has(Flags::FIN) || flags.has(Flags::URG),
+        );
     }
 
     /// Cuts the text to what is new and in the window, and queues it where it belongs.
@@ -301,7 +347,7 @@ impl Connection {
             }
         }
         let bytes = (self.rcv.nxt - before).min(u64::from(u32::MAX)) as u32;
-        self.rcv.on_data(bytes, count, cx.now);
+        self.rcv.on_data(bytes, count, self.rtt.rto(), cx.now);
         self.tune_receive_buffer(cx.now, cx.config);
     }
 

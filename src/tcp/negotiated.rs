@@ -29,7 +29,11 @@ impl Negotiated {
     pub(crate) fn new(options: &TcpOptions, ecn: bool, is_v6: bool, config: &Config) -> Self {
         let default_mss = if is_v6 { 1220 } else { 536 };
         Self {
-            peer_mss: options.mss.unwrap_or(default_mss).max(MSS_MIN),
+            peer_mss: options
+                .mss
+                .filter(|mss| *mss > 0)
+                .unwrap_or(default_mss)
+                .max(MSS_MIN),
             shifts: options
                 .window_scale
                 .filter(|_| config.window_scaling)
@@ -83,7 +87,7 @@ mod tests {
     fn absurd_offers_are_bounded() {
         let config = Config::default();
         let options = TcpOptions {
-            mss: Some(0),
+            mss: Some(1),
             window_scale: Some(255),
             ..TcpOptions::default()
         };

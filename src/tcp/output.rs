@@ -152,8 +152,7 @@ impl Connection {
         }
         self.on_paced(len, cx.now);
         if range.start == self.snd.una {
-            self.timers
-                .start(Timer::Retransmit, cx.now + self.rtt.rto());
+            self.timers.start(Timer::Retransmit, self.rto_at(cx.now));
         }
         self.set_loss_timers(false, cx.now);
         Some(segment)
@@ -181,9 +180,7 @@ impl Connection {
     /// At most `max` bytes of what was sent before from `start` to `end`, the FIN told apart.
     fn sent_range(&self, start: u64, end: u64, max: u64) -> Range {
         let mut end = end.min(start + max);
-        if let Some(more) = self.slices_limit(start, end) {
-            end = more;
-        }
+        end = self.bounded_end(start, end);
         let fin = self.snd.fin.is_some_and(|fin| end > fin);
         Range {
             start,
@@ -192,17 +189,24 @@ impl Connection {
         }
     }
 
-    /// Where a segment from `start` has to end for it not to refer to too many chunks.
-    fn slices_limit(&self, start: u64, end: u64) -> Option<u64> {
+    /// Where a segment from `start` has to end for it not to refer to too many chunks, but not
+    /// before it is a full one (SHLD-28): that one is joined.
+    fn bounded_end(&self, start: u64, end: u64) -> u64 {
         let data_end = self.snd.data_end().min(end);
         if data_end <= start {
-            return None;
+            return end;
         }
-        self.snd
+        let limit = self
+            .snd
             .queue
             .end_of_chunks(start - 1, SLICES_MAX)
-            .map(|offset| offset + 1)
-            .filter(|limit| *limit < data_end)
+            .map_or(end, |offset| offset + 1);
+        if limit >= data_end {
+            return end;
+        }
+        let mss = self.current_mss();
+        let whole = (limit - start) / mss * mss;
+        (start + whole.max(mss)).min(end)
     }
 
     fn count_retransmission(&mut self, start: u64, len: u64, cx: &mut Context<'_>) {
@@ -266,20 +270,20 @@ impl Connection {
             return None;
         }
         self.restart_after_idle(cx);
+        self.retry_path_mtu(cx.now);
         let mss = self.current_mss();
         let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
         let Some(len) = self.sendable(unsent, window, mss, cx.now) else {
-            self.watch_window(unsent, window, cx);
+            self.watch_window(cx.now);
             return None;
         };
         let mut range = self.new_range(len);
         range.fin = self.snd.fin == Some(range.end) && window > len;
         if range.end == range.start && !range.fin {
-            self.watch_window(unsent, window, cx);
+            self.watch_window(cx.now);
             return None;
         }
-        self.probes = 0;
-        self.timers.stop(Timer::ZeroWindowProbe);
+        self.unwatch_window();
         Some(self.send_new(range, mss, cx))
     }
 
@@ -332,7 +336,17 @@ impl Connection {
             && self.recovery.board.sacked() + self.recovery.dup_acked == 0
             && self.recovery.in_flight() > 0
             && now.since(self.data_sent_at) < BURST_WITHIN
+            && self.expects_ack_soon(now)
             && len < total / 3
+    }
+
+    /// The oldest segment in flight has been so for half of the round trip.
+    fn expects_ack_soon(&self, now: Time) -> bool {
+        let half = self.rtt.srtt().unwrap_or_default() / 2;
+        self.recovery
+            .board
+            .head_sent_at()
+            .is_some_and(|at| now.since(at) >= half)
     }
 
     /// Nagle (RFC 9293 §3.7.4) in Minshall's variant: one small segment at a time is on its way.
@@ -348,20 +362,9 @@ impl Connection {
         }
     }
 
-    /// Nothing is in flight that could bring a window update: probe for one.
-    fn watch_window(&mut self, unsent: u64, window: u64, cx: &Context<'_>) {
-        let waiting =
-            self.snd.flight_size() == 0 && (unsent > window || window == 0) && !self.options.cork;
-        if waiting && !self.timers.is_running(Timer::ZeroWindowProbe) && !self.pending.window_probe
-        {
-            self.timers
-                .start(Timer::ZeroWindowProbe, cx.now + self.rtt.rto());
-        }
-    }
-
     fn new_range(&self, len: u64) -> Range {
         let start = self.snd.nxt;
-        let end = self.slices_limit(start, start + len).unwrap_or(start + len);
+        let end = self.bounded_end(start, start + len);
         Range {
             start,
             end,
@@ -422,6 +425,11 @@ impl Connection {
             self.snd
                 .queue
                 .slice(range.start - 1..range.end - 1, &mut payload);
+            if payload.len() > SLICES_MAX {
+                let joined = payload.concat();
+                payload.clear();
+                payload.push(joined.into());
+            }
         }
         let mut header = self.header(flags, cx);
         header.seq = self.snd.seq(range.start);
@@ -442,6 +450,7 @@ impl Connection {
         if fits > 0 {
             let range = self.new_range(fits);
             let mss = self.current_mss();
+            self.unwatch_window();
             return Some(self.send_new(range, mss, cx));
         }
         Some(self.probe_segment(cx))
@@ -473,7 +482,7 @@ impl Connection {
             flags = flags | Flags::ECE;
         }
         let look = self.link.recv.look();
-        let wnd = self.rcv.advertise(look.free, look.capacity);
+        let wnd = self.rcv.advertise(look.queued, look.capacity);
         let header = TcpHeader {
             src_port: 0,
             dst_port: 0,
@@ -550,7 +559,7 @@ impl Connection {
             gso_size,
             ect: false,
             ttl: self.options.ttl,
-            tos: self.options.tos,
+            tos: self.options.tos & !3, // The ECN bits are not the user's (Linux: IP_TOS).
         }
     }
 }

@@ -32,11 +32,15 @@ pub(crate) struct Recv {
     /// The position of the peer's FIN, once we have seen it.
     pub(crate) fin: Option<u64>,
     pub(crate) ack: AckState,
-    /// The largest segment received: what "full-sized" means (Linux: `rcv_mss`).
+    /// What the peer's full-sized segments hold (Linux: `rcv_mss`).
     pub(crate) mss: u16,
     /// Blocks to report as received twice, one with each acknowledgement (RFC 2883).
     pub(crate) dsack: SmallVec<[(u64, u64); 1]>,
+    /// What the last segment held.
+    last_len: u16,
     pub(crate) tuning: Tuning,
+    /// The byte behind the urgent data (RCV.UP).
+    pub(crate) urgent: Option<u64>,
 }
 
 /// When to acknowledge.
@@ -90,6 +94,8 @@ impl Recv {
             },
             mss: 536,
             dsack: SmallVec::new(),
+            last_len: 0,
+            urgent: None,
             tuning: Tuning {
                 since: now,
                 ..Tuning::default()
@@ -125,38 +131,46 @@ impl Recv {
         }
     }
 
-    /// Moves the right edge to what `free` bytes of buffer allow, unless that is not worth telling
+    /// Moves the right edge to what `queued` bytes leave of the buffer, unless that is not worth telling
     /// (RFC 9293 §3.8.6.2.2), and returns the value of the window field.
-    pub(crate) fn advertise(&mut self, free: usize, capacity: usize) -> u16 {
+    pub(crate) fn advertise(&mut self, queued: usize, capacity: usize) -> u16 {
+        let free = capacity.saturating_sub(queued);
         let edge = self.nxt + free as u64;
         let worth = (capacity / 2).min(usize::from(self.mss)) as u64;
         let max = u64::from(u16::MAX) << self.shift;
+        let unit = 1_u64 << self.shift;
         if edge >= self.adv + worth || edge > self.adv && free >= capacity {
             // The field counts in units: rounding up keeps the edge from moving left.
-            let unit = 1_u64 << self.shift;
             self.adv = self.adv.max(self.nxt + free as u64 / unit * unit);
         }
         let wnd = self.wnd().min(max);
-        let field = wnd.div_ceil(1 << self.shift);
-        self.adv = self.adv.max(self.nxt + (field << self.shift));
+        // What was promised need not be whole units. Rounded up, the edge creeps to the right with
+        // each segment received, and single bytes would keep the window open for ever: beyond an
+        // eighth of the buffer it is rounded down, and the peer sees the edge move left by less
+        // than a unit (RFC 7323 §2.4). What it sends there is taken all the same.
+        let slack = (capacity as u64 / 8).max(2 * unit);
+        let bound = (capacity as u64 + slack).saturating_sub(queued as u64);
+        let field = match wnd.div_ceil(unit) {
+            field if field * unit <= bound => field,
+            _ => wnd / unit,
+        };
+        self.adv = self.adv.max(self.nxt + field * unit);
         field as u16 // At most u16::MAX, for wnd is at most `max`.
     }
 
     /// Data came: says whether to acknowledge now, or later.
-    pub(crate) fn on_data(&mut self, bytes: u32, segments: u32, now: Time) {
+    pub(crate) fn on_data(&mut self, bytes: u32, segments: u32, rto: Duration, now: Time) {
         let idle = now.since(self.ack.last_data);
         // After a pause the peer starts slowly and waits for acknowledgements.
-        if idle > Duration::from_secs(1) {
+        if idle > rto {
             self.ack.quick = QUICK_ACKS;
-            self.ack.interactive = false;
         }
         self.ack.last_data = now;
         self.ack.pending = self.ack.pending.saturating_add(bytes);
         let full = u32::from(self.mss).max(1);
-        // SHLD-19: at least every second full-sized segment.
-        if segments >= 2
-            || self.ack.pending >= 2 * full
-            || (self.ack.quick > 0 && !self.ack.interactive)
+        // SHLD-19: at least every second full-sized segment. As on Linux, what comes behind one
+        // counts as the second.
+        if segments >= 2 || self.ack.pending > full || (self.ack.quick > 0 && !self.ack.interactive)
         {
             self.ack.now = true;
         }
@@ -175,10 +189,41 @@ impl Recv {
         }
     }
 
+    /// `TCP_QUICKACK`: acknowledge at once from now on, or not before we must.
+    pub(crate) fn set_quickack(&mut self, on: bool) {
+        self.ack.interactive = !on;
+        if on {
+            self.ack.quick = QUICK_ACKS;
+            self.ack.now |= self.ack.pending > 0;
+        }
+    }
+
+    /// Learns what the peer's full-sized segments are (Linux: `tcp_measure_rcv_mss`): the largest,
+    /// or a smaller size that came twice and was not the end of anything.
+    pub(crate) fn measure_segment(&mut self, len: u16, is_end: bool) {
+        if len >= self.mss {
+            self.mss = len;
+        } else if len >= 536 || len >= 88 && !is_end {
+            if len == self.last_len {
+                self.mss = len;
+            }
+            self.last_len = len;
+        }
+    }
+
+    /// No answer of ours came in time for the acknowledgement to ride on it.
+    pub(crate) fn on_ack_timeout(&mut self) {
+        self.ack.now = self.ack.pending > 0;
+        self.ack.interactive = false;
+    }
+
     /// An acknowledgement went out, alone or on data.
     pub(crate) fn on_ack_sent(&mut self) {
+        self.ack.quick = self
+            .ack
+            .quick
+            .saturating_sub(u8::from(self.ack.pending > 0));
         self.ack.pending = 0;
-        self.ack.quick = self.ack.quick.saturating_sub(1);
         self.ack.sent = self.nxt;
         if !self.dsack.is_empty() {
             self.dsack.remove(0);
@@ -195,7 +240,7 @@ mod tests {
 
     fn recv() -> Recv {
         let mut rcv = Recv::new(SeqNum::new(u32::MAX), Time::ZERO);
-        rcv.advertise(1000, 1000);
+        rcv.advertise(0, 1000);
         rcv
     }
 
@@ -218,14 +263,14 @@ mod tests {
         let mut rcv = recv();
         rcv.mss = 100;
         rcv.nxt += 1000;
-        assert_eq!(rcv.advertise(0, 1000), 0);
-        assert_eq!(rcv.advertise(99, 1000), 0);
-        assert_eq!(rcv.advertise(100, 1000), 100);
-        assert_eq!(rcv.advertise(10, 1000), 100);
+        assert_eq!(rcv.advertise(1000, 1000), 0);
+        assert_eq!(rcv.advertise(901, 1000), 0);
+        assert_eq!(rcv.advertise(900, 1000), 100);
+        assert_eq!(rcv.advertise(990, 1000), 100);
         rcv.shift = 7;
         rcv.adv = rcv.nxt + 130;
         let edge = rcv.adv;
-        let field = rcv.advertise(130, 1000);
+        let field = rcv.advertise(870, 1000);
         assert!(rcv.nxt + (u64::from(field) << 7) >= edge);
     }
 
@@ -233,12 +278,12 @@ mod tests {
     fn every_second_full_segment_is_acknowledged_at_once() {
         let mut rcv = recv();
         rcv.ack.quick = 0;
-        rcv.on_data(536, 1, Time::ZERO);
+        rcv.on_data(536, 1, Duration::MAX, Time::ZERO);
         assert!(!rcv.ack.now);
-        rcv.on_data(536, 1, Time::ZERO);
+        rcv.on_data(536, 1, Duration::MAX, Time::ZERO);
         assert!(rcv.ack.now);
         rcv.on_ack_sent();
-        rcv.on_data(5000, 4, Time::ZERO);
+        rcv.on_data(5000, 4, Duration::MAX, Time::ZERO);
         assert!(rcv.ack.now);
     }
 }

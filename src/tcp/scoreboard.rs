@@ -358,6 +358,11 @@ impl Scoreboard {
         }
     }
 
+    /// Bytes of the oldest unacknowledged segment.
+    pub(crate) fn head_len(&self) -> u64 {
+        self.order.front().map_or(0, |&id| self.at(id).len())
+    }
+
     /// What is larger than `mss` does not fit through the path any more.
     pub(crate) fn mark_larger_lost(&mut self, mss: u64) {
         for index in 0..self.order.len() {

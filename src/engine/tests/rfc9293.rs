@@ -290,7 +290,7 @@ fn u16_an_older_segment_does_not_set_the_window() {
     s.recv(". 11:21(10) ack 101 win 4000");
     assert_eq!(window(&s), 4000);
     // It lies before the last that set it.
-    s.recv(". 11:11(0) ack 101 win 9000");
+    s.recv(". 1:1(0) ack 101 win 9000");
     assert_eq!(window(&s), 4000);
     // The same number, and an older acknowledgement.
     s.recv(". 21:21(0) ack 101 win 3000");

@@ -158,10 +158,6 @@ impl Script {
         (info.cwnd, info.ssthresh, info.in_flight)
     }
 
-    pub(super) fn info(&self) -> TcpInfo {
-        self.engine.info(self.id()).expect("the connection is open")
-    }
-
     pub(super) fn accept(&mut self) -> ConnId {
         let listener = self.listener.expect("the script listens");
         let (id, _) = self
@@ -244,7 +240,7 @@ impl Script {
         Some(passed)
     }
 
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         while !self.engine.poll_packet(self.now, 64, &mut self.sent) {}
         self.engine.wakes().clear();
     }
@@ -258,6 +254,54 @@ impl Script {
     pub(super) fn recv_packet(&mut self, packet: Packet) {
         self.engine.on_packet(packet, self.now);
         self.collect();
+    }
+
+    /// An ICMP error of type and code `kind` from the peer about a segment that we sent, quoting
+    /// the packet on the wire that carried its byte `offset`. `word` is what follows the checksum:
+    /// the MTU, if there is one.
+    pub(super) fn recv_icmp(&mut self, kind: (u8, u8), word: u32, about: &Sent, offset: u32) {
+        let (src, dst) = (self.local.ip(), self.peer.ip());
+        let each = match usize::from(about.gso_size) {
+            0 => about.payload.len(),
+            each => each,
+        };
+        let ip = IpEmit {
+            src,
+            dst,
+            protocol: 6,
+            ttl: 64,
+            tos: 0,
+            payload_len: about.header.header_len + each,
+        };
+        let mut message = vec![kind.0, kind.1, 0, 0];
+        message.extend(word.to_be_bytes());
+        let mut quoted = [0; 40];
+        let len = ip::emit(&mut quoted, &ip);
+        message.extend(&quoted[..len]);
+        message.extend(self.local.port().to_be_bytes());
+        message.extend(self.peer.port().to_be_bytes());
+        message.extend((about.header.seq + offset).raw().to_be_bytes());
+        let protocol = if src.is_ipv4() { 1 } else { 58 };
+        let pseudo = ip::pseudo_sum(dst, src, protocol, message.len() as u32);
+        let body = crate::checksum::sum(&message);
+        let check = if src.is_ipv4() {
+            body
+        } else {
+            pseudo.combine(body)
+        };
+        message[2..4].copy_from_slice(&check.finish().to_be_bytes());
+        let outer = IpEmit {
+            src: dst,
+            dst: src,
+            protocol,
+            ttl: 64,
+            tos: 0,
+            payload_len: message.len(),
+        };
+        let mut packet = vec![0; outer.header_len()];
+        ip::emit(&mut packet, &outer);
+        packet.extend(message);
+        self.recv_packet(Packet::received(packet.into(), Meta::default()));
     }
 
     /// The packet that a text stands for.
@@ -287,6 +331,7 @@ impl Script {
             wnd: parsed.wnd.unwrap_or(65_535),
             flags: parsed.flags,
             options,
+            urgent: parsed.urgent.unwrap_or(0),
             ..TcpHeader::default()
         };
         let ip = IpEmit {
@@ -462,6 +507,18 @@ impl Script {
         Ok(buf)
     }
 
+    /// Changes the connection's options.
+    pub(super) fn set(&mut self, change: impl FnOnce(&mut SocketOptions)) {
+        self.engine
+            .set_options(self.id(), change, self.now)
+            .unwrap();
+        self.collect();
+    }
+
+    pub(super) fn info(&self) -> TcpInfo {
+        self.engine.info(self.id()).expect("the connection is open")
+    }
+
     pub(super) fn shutdown(&mut self) {
         self.engine.shutdown(self.id(), self.now).unwrap();
         self.collect();
@@ -486,6 +543,7 @@ struct Parsed {
     len: usize,
     ack: Option<u32>,
     wnd: Option<u16>,
+    urgent: Option<u16>,
     options: Option<TcpOptions>,
 }
 
@@ -535,6 +593,7 @@ impl Parsed {
             len: len.parse().expect("a length"),
             ack: value("ack"),
             wnd: value("win").map(|wnd| wnd as u16),
+            urgent: value("urg").map(|urgent| urgent as u16),
             options: options.map(parse_options),
         }
     }

@@ -1,0 +1,230 @@
+//! A peer that closes or takes back its window (RFC 9293 §3.8.6, §3.8.6.1).
+
+use std::time::Duration;
+
+use super::script::Script;
+use crate::{config::Config, info::State};
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The peer has closed its window, and 5000 bytes wait.
+fn closed(config: Config) -> Script {
+    let mut s = Script::accepted(config);
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.write(0, 5000);
+    s.silence();
+    s
+}
+
+fn next_probe(s: &mut Script) -> u128 {
+    let passed = s.wait_for_timer().expect("a timer runs").as_millis();
+    s.sent(". 0:0(0) ack 1");
+    s.silence();
+    passed
+}
+
+#[test]
+fn the_first_probe_comes_after_one_rto_and_each_takes_twice_as_long() {
+    let mut s = closed(Config::default());
+    for expected in [
+        200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000,
+    ] {
+        assert_eq!(next_probe(&mut s), expected);
+    }
+}
+
+#[test]
+fn f7_a_silent_peer_gets_few_probes_and_then_a_reset() {
+    let mut s = closed(Config::default());
+    s.wait(Duration::from_secs(5));
+    assert!(s.drain().len() <= 5);
+    s.wait(Duration::from_secs(3600));
+    let sent = s.drain();
+    assert_eq!(sent.len(), 12, "fifteen probes less four, and a reset");
+    assert!(sent.last().unwrap().text.starts_with("R."));
+    assert_eq!(s.read().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn must37_while_probes_are_answered_the_connection_stays() {
+    let mut s = closed(Config::default());
+    for _ in 0..200 {
+        next_probe(&mut s);
+        s.recv(". 1:1(0) ack 1 win 0");
+    }
+    assert!(s.elapsed() > Duration::from_secs(3 * 3600));
+    // Two that were lost do not end it.
+    next_probe(&mut s);
+    next_probe(&mut s);
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.sent("P. 1:5001(5000) ack 1");
+}
+
+#[test]
+fn s11_a_window_update_that_is_lost_five_times_costs_only_time() {
+    let mut s = closed(Config::default());
+    for _ in 0..5 {
+        next_probe(&mut s);
+    }
+    next_probe(&mut s);
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.sent("P. 1:5001(5000) ack 1");
+    s.recv(". 1:1(0) ack 5001 win 0");
+    s.write(5000, 1);
+    assert_eq!(
+        s.wait_for_timer().unwrap().as_millis(),
+        200,
+        "the interval starts anew"
+    );
+    s.sent(". 5000:5000(0) ack 1");
+}
+
+#[test]
+fn probes_are_answered_while_our_own_window_is_closed() {
+    let mut config = Config::default();
+    config.recv_buffer(4096).recv_buffer_max(4096);
+    let mut s = closed(config);
+    s.recv(". 1:4097(4096) ack 1 win 0");
+    s.wait_ms(100);
+    s.drain();
+    s.wait_ms(1000);
+    s.drain();
+    // The peer's probe, as Linux and as others send it.
+    s.recv(". 4096:4096(0) ack 1 win 0");
+    s.sent(". 1:1(0) ack 4097 win 0");
+    s.recv(". 4097:4098(1) ack 1 win 0");
+    s.sent(". 1:1(0) ack 4097 win 0");
+    s.recv(". 4097:4097(0) ack 1 win 65535");
+    s.sent("P. 1:5001(5000) ack 4097 win 0");
+}
+
+#[test]
+fn the_user_timeout_ends_a_closed_window_even_if_probes_are_answered() {
+    let mut config = Config::default();
+    config.options(crate::config::SocketOptions {
+        user_timeout: Some(Duration::from_secs(30)),
+        ..Default::default()
+    });
+    let mut s = closed(config);
+    while s.state() == Some(State::Established) {
+        s.wait_for_timer().unwrap();
+        if s.drain().iter().any(|sent| sent.text.starts_with("R.")) {
+            break;
+        }
+        s.recv(". 1:1(0) ack 1 win 0");
+        assert!(s.elapsed() < Duration::from_secs(31));
+    }
+    assert_eq!(s.elapsed().as_millis(), 30_200);
+    assert_eq!(s.read().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn an_owner_can_leave_a_closed_window_and_it_does_not_last_for_ever() {
+    let mut s = closed(Config::default());
+    s.close();
+    let end = s.elapsed() + Duration::from_secs(200);
+    while s.state().is_some() && s.elapsed() < end {
+        s.wait_for_timer();
+        s.drain();
+        s.recv(". 1:1(0) ack 1 win 0");
+    }
+    assert_eq!(s.state(), None);
+}
+
+#[test]
+fn a_fin_waits_for_a_window_and_probes_for_it() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.shutdown();
+    s.silence();
+    assert_eq!(next_probe(&mut s), 200);
+    s.recv(". 1:1(0) ack 1 win 1");
+    s.sent("F. 1:1(0) ack 1");
+}
+
+#[test]
+fn what_fits_a_small_window_goes_out_as_the_probe() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:1(0) ack 1 win 100");
+    s.write(0, 5000);
+    s.silence();
+    assert_eq!(s.wait_for_timer().unwrap().as_millis(), 200);
+    s.sent(". 1:101(100) ack 1");
+}
+
+#[test]
+fn f8_a_window_held_at_ten_bytes_gets_few_segments() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:1(0) ack 1 win 10");
+    s.write(0, 50_000);
+    let (mut count, mut acked) = (0, 1);
+    while s.elapsed() < Duration::from_secs(2) {
+        s.wait_ms(10);
+        for sent in s.drain() {
+            count += 1;
+            acked =
+                acked.max(sent.header.seq.raw().wrapping_sub(s.iss()) + sent.payload.len() as u32);
+        }
+        s.recv(&format!(". 1:1(0) ack {acked} win 10"));
+    }
+    assert!((2..=40).contains(&count), "{count} segments");
+    s.recv(&format!(". 1:1(0) ack {acked} win 65535"));
+    assert!(
+        s.drain()
+            .iter()
+            .map(|sent| sent.payload.len())
+            .sum::<usize>()
+            >= 9000
+    );
+}
+
+#[test]
+fn s10_a_peer_that_takes_its_window_back_gets_one_segment_at_a_time() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 5000);
+    s.sent("P. 1:5001(5000) ack 1");
+    s.write(5000, 5000);
+    s.sent("P. 5001:10001(5000) ack 1");
+    s.write(10_000, 5000);
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.silence();
+    for _ in 0..40 {
+        s.wait_for_timer().unwrap();
+        for sent in s.drain() {
+            assert!(sent.payload.len() <= 1000, "sent {}", sent.text);
+            assert!(
+                sent.header.seq.raw().wrapping_sub(s.iss()) < 10_001,
+                "new data: {}",
+                sent.text
+            );
+        }
+        // SHLD-17: it answers, so it is not timed out.
+        s.recv(". 1:1(0) ack 1 win 0");
+        s.drain();
+    }
+    assert!(s.elapsed() > Duration::from_secs(1500));
+    s.recv(". 1:1(0) ack 10001 win 65535");
+    s.sent("P. 10001:15001(5000) ack 1");
+}
+
+#[test]
+fn shld15_after_the_window_shrank_nothing_new_goes_beyond_its_edge() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000) ack 1");
+    s.recv(". 1:1(0) ack 1 win 2500");
+    s.write(2000, 3000);
+    s.silence();
+    s.recv(". 1:1(0) ack 2001 win 2500");
+    s.sent(". 2001:4001(2000) ack 1");
+    s.silence();
+}
+
+#[test]
+fn nothing_runs_for_a_closed_window_when_nothing_waits() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.wait(WEEK);
+    s.silence();
+    assert_eq!(s.wait_for_timer(), None);
+}

@@ -1,0 +1,52 @@
+//! The PSH bit (RFC 9293 §3.9.1.2).
+
+use super::script::Script;
+use crate::{config::Config, wire::tcp::Flags};
+
+#[test]
+fn must61_the_segment_that_empties_the_queue_is_pushed() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 100);
+    s.sent("P. 1:101(100) ack 1");
+    s.recv(". 1:1(0) ack 101 win 65535");
+    s.write(100, 14_000);
+    // Ten segments fit the initial window and eleven what it has become; more is queued.
+    let first = s.next().unwrap();
+    assert!(!first.header.flags.has(Flags::PSH), "{}", first.text);
+    let end = 101 + first.payload.len();
+    s.recv(&format!(". 1:1(0) ack {end} win 65535"));
+    s.sent(&format!("P. {end}:14101({}) ack 1", 14_101 - end));
+}
+
+#[test]
+fn what_is_not_pushed_is_not_held_back() {
+    // MUST-60: data is acknowledged and delivered with or without the bit.
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:11(10) ack 1 win 65535");
+    assert_eq!(s.read().unwrap().len(), 10);
+}
+
+#[test]
+fn shld27_pushes_collapse_when_several_writes_become_one_segment() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:1(0) ack 1 win 0");
+    for offset in [0, 300, 600] {
+        s.write(offset, 300);
+    }
+    s.silence();
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.sent("P. 1:901(900) ack 1");
+}
+
+#[test]
+fn a_retransmission_of_the_middle_is_not_pushed() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 3000);
+    s.sent("P. 1:3001(3000) ack 1");
+    s.wait_for_timer();
+    s.drain();
+    while s.info().backoff == 0 {
+        s.wait_for_timer();
+    }
+    s.sent(". 1:1001(1000) ack 1");
+}

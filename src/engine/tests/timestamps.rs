@@ -1,0 +1,154 @@
+//! Timestamps and what they protect from (RFC 7323).
+
+use std::time::Duration;
+
+use super::script::Script;
+use crate::config::Config;
+
+fn open(first: u32) -> Script {
+    let mut s = Script::listening(Config::default(), 16);
+    s.recv(&format!(
+        "S 0:0(0) win 65535 <mss 1460,sackOK,TS val {first} ecr 0>"
+    ));
+    s.sent(&format!(
+        "S. 0:0(0) ack 1 <mss 1460,sackOK,TS val 0 ecr {first}>"
+    ));
+    s.recv(&format!(". 1:1(0) ack 1 win 65535 <TS val {first} ecr 0>"));
+    s.accept();
+    s
+}
+
+/// Data with this TSval; says what was echoed.
+fn data(s: &mut Script, range: std::ops::Range<u32>, val: u32) -> Option<u32> {
+    let (start, end) = (range.start, range.end);
+    s.recv(&format!(
+        "P. {start}:{end}({}) ack 1 win 65535 <TS val {val} ecr 0>",
+        end - start
+    ));
+    s.next().map(|sent| {
+        sent.header
+            .options
+            .timestamps
+            .expect("every segment has it")
+            .ecr
+    })
+}
+
+#[test]
+fn every_segment_carries_the_clock_and_the_echo() {
+    let mut s = open(100);
+    s.wait_ms(50);
+    s.write(0, 10);
+    s.sent("P. 1:11(10) ack 1 <TS val 50 ecr 100>");
+    s.wait_ms(10);
+    s.recv("P. 1:11(10) ack 11 win 65535 <TS val 160 ecr 50>");
+    s.sent(". 11:11(0) ack 11 <TS val 60 ecr 160>");
+    let now = s.now;
+    s.engine.abort(s.id(), now);
+    s.sent("R. 11:11(0) ack 11 <TS val 60 ecr 160>");
+}
+
+#[test]
+fn a_delayed_acknowledgement_echoes_the_first_of_the_segments_it_is_for() {
+    let mut s = open(100);
+    s.set(|options| options.quickack = false);
+    assert_eq!(data(&mut s, 1..11, 110), None);
+    assert_eq!(data(&mut s, 11..21, 120), None);
+    s.wait_ms(40);
+    s.sent(". 1:1(0) ack 21 <TS val 40 ecr 110>");
+}
+
+#[test]
+fn behind_a_hole_the_echo_stays_and_what_fills_it_is_echoed() {
+    let mut s = open(100);
+    assert_eq!(data(&mut s, 11..21, 120), Some(100));
+    assert_eq!(data(&mut s, 21..31, 130), Some(100));
+    assert_eq!(data(&mut s, 1..11, 140), Some(140));
+}
+
+#[test]
+fn paws_drops_old_duplicates_and_answers() {
+    let mut s = open(100);
+    assert_eq!(data(&mut s, 1..11, 200), Some(200));
+    s.recv("P. 11:21(10) ack 1 win 65535 <TS val 199 ecr 0>");
+    s.sent(". 1:1(0) ack 11 <TS val 0 ecr 200>");
+    assert_eq!((s.counters().drop_paws, s.info().received), (1, 10));
+    assert_eq!(data(&mut s, 11..21, 200), Some(200));
+}
+
+#[test]
+fn paws_lets_resets_through() {
+    let mut s = open(100);
+    s.recv("R. 1:1(0) ack 1 win 0 <TS val 1 ecr 0>");
+    assert_eq!(s.state(), Some(crate::info::State::Closed));
+}
+
+#[test]
+fn s2_the_clock_may_wrap_at_either_edge() {
+    for edge in [0_u32, 1 << 31] {
+        let mut s = open(edge.wrapping_sub(10));
+        // So many segments are acknowledged at once.
+        for n in 0..16 {
+            let val = edge.wrapping_sub(9).wrapping_add(n);
+            assert_eq!(data(&mut s, 1 + n * 10..11 + n * 10, val), Some(val));
+        }
+    }
+}
+
+#[test]
+fn s2_a_clock_that_stands_at_zero_is_a_clock() {
+    let mut s = open(0);
+    for n in 0..5 {
+        assert_eq!(data(&mut s, 1 + n * 10..11 + n * 10, 0), Some(0));
+    }
+    s.write(0, 10);
+    s.drain();
+    s.recv(". 51:51(0) ack 11 win 65535 <TS val 0 ecr 0>");
+    assert_eq!(s.info().acked, 10);
+}
+
+#[test]
+fn s2_after_25_days_of_silence_an_older_clock_is_believed() {
+    let mut s = open(1 << 20);
+    assert_eq!(data(&mut s, 1..11, 1 << 20), Some(1 << 20));
+    s.wait(Duration::from_secs(23 * 24 * 3600));
+    s.recv("P. 11:21(10) ack 1 win 65535 <TS val 5 ecr 0>");
+    assert_eq!(s.info().received, 10);
+    s.drain();
+    s.wait(Duration::from_secs(2 * 24 * 3600));
+    assert_eq!(data(&mut s, 11..21, 5), Some(5));
+}
+
+#[test]
+fn s3_what_is_not_acceptable_does_not_move_the_echo() {
+    let mut s = open(100);
+    let future = 100 + (1 << 29);
+    s.recv(&format!(
+        ". 900001:900011(10) ack 1 win 65535 <TS val {future} ecr 0>"
+    ));
+    s.recv(&format!(
+        ". -1000:-990(10) ack 1 win 65535 <TS val {future} ecr 0>"
+    ));
+    s.recv(&format!(
+        "P. 1:11(10) ack 900000 win 65535 <TS val {future} ecr 0>"
+    ));
+    s.drain();
+    assert_eq!(data(&mut s, 1..11, 101), Some(101));
+}
+
+#[test]
+fn a_segment_without_the_option_is_taken_as_on_linux() {
+    // RFC 7323 §3.2 would have it dropped; what a middlebox strips should not end a connection.
+    let mut s = open(100);
+    s.recv("P. 1:11(10) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 11 <TS val 0 ecr 100>");
+}
+
+#[test]
+fn without_the_option_on_the_syn_it_is_never_sent_and_ignored() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("P. 1:11(10) ack 1 win 65535 <TS val 9 ecr 0>");
+    s.sent(". 1:1(0) ack 11 <>");
+    s.recv("P. 11:21(10) ack 1 win 65535 <TS val 1 ecr 0>");
+    s.sent(". 1:1(0) ack 21 <>");
+}

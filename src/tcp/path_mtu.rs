@@ -1,0 +1,147 @@
+//! How large a segment may be: what the peer, the path and the user allow (RFC 9293 §3.7.1), and
+//! what the path turns out to take (RFC 1191, RFC 8201, RFC 4821).
+
+use std::time::Duration;
+
+use crate::{
+    tcp::{
+        connection::Connection,
+        negotiated::MSS_MIN,
+        recovery::{Frto, Mode},
+    },
+    time::Time,
+};
+
+/// Bytes of the timestamps option, padded.
+const TIMESTAMPS_LEN: u16 = 12;
+
+/// A smaller path MTU is believed for this long (RFC 1191 §6.3; Linux: `mtu_expires`).
+const BELIEVED_FOR: Duration = Duration::from_secs(600);
+
+/// What is tried when large packets vanish and nobody says why (RFC 4821 §7.7): packets with
+/// segments of 1024 bytes (Linux: `tcp_base_mss`), then of 536.
+const STEPS_V4: [u32; 2] = [1024 + 40, 536 + 40];
+
+/// Every path of IPv6 takes this much (RFC 8201 §4).
+const STEPS_V6: [u32; 1] = [1280];
+
+/// The largest packets that the path takes, as far as we know.
+#[derive(Debug)]
+pub(super) struct PathMtu {
+    /// In bytes.
+    pub(super) mtu: u32,
+    /// What our device takes.
+    device: u32,
+    /// When to try that again.
+    retry_at: Time,
+}
+
+impl PathMtu {
+    pub(super) fn new(device: u32) -> Self {
+        Self {
+            mtu: device,
+            device,
+            retry_at: Time::MAX,
+        }
+    }
+}
+
+impl Connection {
+    /// Eff.snd.MSS (RFC 9293 §3.7.1): what peer, path and user allow, less our options.
+    pub(super) fn set_mss(&mut self) {
+        let full = self.mss_for(self.path.mtu);
+        // A peer whose window holds less than two segments gets two that are smaller, so that it
+        // need not wait for the delayed acknowledgement of one (Linux: `tcp_bound_to_half_wnd`).
+        let window = match self.snd.max_wnd {
+            0 => u32::MAX,
+            small @ 1..=536 => small,
+            large => large / 2,
+        };
+        self.snd.mss = u32::from(full).min(window.max(u32::from(MSS_MIN - TIMESTAMPS_LEN))) as u16;
+        self.cc.set_mss(u32::from(full));
+    }
+
+    fn mss_for(&self, mtu: u32) -> u16 {
+        let path = mtu
+            .saturating_sub(u32::from(self.overhead))
+            .min(u32::from(u16::MAX)) as u16;
+        let user = self.options.mss.unwrap_or(u16::MAX);
+        let options = if self.agreed.timestamps {
+            TIMESTAMPS_LEN
+        } else {
+            0
+        };
+        let mss = self.agreed.peer_mss.min(path).min(user).max(MSS_MIN);
+        mss - options
+    }
+
+    /// The device takes packets of `mtu` bytes from now on.
+    pub(crate) fn set_path_mtu(&mut self, mtu: u32) {
+        if mtu != self.path.device {
+            self.path = PathMtu::new(mtu);
+            self.set_mss();
+        }
+    }
+
+    /// The path does not take what is in flight (RFC 1191, RFC 8201): sends smaller segments, and
+    /// what was too large again.
+    pub(crate) fn on_packet_too_big(&mut self, mtu: u32, now: Time) {
+        if mtu >= self.path.mtu {
+            return;
+        }
+        tracing::debug!(mtu, "path MTU");
+        let before = self.snd.mss;
+        self.lower(mtu, now);
+        if self.snd.mss >= before {
+            return;
+        }
+        let before = self.recovery.board.lost();
+        self.recovery
+            .board
+            .mark_larger_lost(u64::from(self.snd.mss));
+        let lost = self.recovery.board.lost() - before;
+        self.recovery.lost_total += lost;
+        // Not a sign of congestion (RFC 1191 §6.3): the window stays.
+        if lost > 0 && self.recovery.is_open() {
+            self.recovery.undo = None;
+            self.recovery.mode = Mode::Rto {
+                recovery_point: self.snd.nxt,
+                frto: Frto::Off,
+                spared: 0,
+            };
+        }
+        self.set_loss_timers(true, now);
+    }
+
+    fn lower(&mut self, mtu: u32, now: Time) {
+        self.path.mtu = mtu;
+        self.path.retry_at = now + BELIEVED_FOR;
+        self.set_mss();
+    }
+
+    /// Nothing was acknowledged for several timeouts: perhaps the path swallows large packets
+    /// (Linux with `tcp_mtu_probing` 1).
+    pub(super) fn suspect_black_hole(&mut self, now: Time) {
+        let steps = if self.overhead > 40 {
+            &STEPS_V6[..]
+        } else {
+            &STEPS_V4[..]
+        };
+        let Some(&smaller) = steps.iter().find(|step| **step < self.path.mtu) else {
+            return;
+        };
+        let head = self.recovery.board.head_len();
+        if head > u64::from(self.mss_for(smaller)) {
+            tracing::debug!(mtu = smaller, "path MTU, from silence");
+            self.lower(smaller, now);
+        }
+    }
+
+    /// What the path did not take ten minutes ago it may take now.
+    pub(super) fn retry_path_mtu(&mut self, now: Time) {
+        if now >= self.path.retry_at {
+            self.path = PathMtu::new(self.path.device);
+            self.set_mss();
+        }
+    }
+}
