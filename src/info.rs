@@ -139,7 +139,20 @@ pub struct TcpInfo {
     pub urgent: Option<u64>,
     /// What is wrong with the path, although the connection is kept: an ICMP error, or
     /// `TimedOut` from the third retransmission in a row on (R1, RFC 9293 §3.8.3).
+    #[cfg_attr(feature = "serde", serde(serialize_with = "kind_as_text"))]
     pub soft_error: Option<io::ErrorKind>,
+}
+
+/// An error kind has no form of its own to be written down in.
+#[cfg(feature = "serde")]
+fn kind_as_text<S: serde::Serializer>(
+    kind: &Option<io::ErrorKind>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match kind {
+        Some(kind) => to.collect_str(kind),
+        None => to.serialize_none(),
+    }
 }
 
 /// Declares the counters with their names.

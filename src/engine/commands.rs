@@ -216,7 +216,7 @@ impl Engine {
         if self.abort_at.is_some() {
             return Err(Failure::StackClosed);
         }
-        if self.connection_count() >= self.config.connections_max {
+        if !self.has_room_for_connection() {
             return Err(Failure::NoMemory);
         }
         let unreachable =

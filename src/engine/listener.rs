@@ -237,6 +237,10 @@ impl Engine {
             self.counters.drop_accept_queue += 1;
             return;
         }
+        if !self.bell.budget().has_room_for_connection() {
+            self.counters.drop_memory += 1;
+            return;
+        }
         let Some(pending) = self.forget_half_open(entry) else {
             return;
         };
@@ -373,6 +377,10 @@ impl Engine {
         }
         if listener.link.is_full() {
             self.counters.drop_accept_queue += 1;
+            return true;
+        }
+        if !self.bell.budget().has_room_for_connection() {
+            self.counters.drop_memory += 1;
             return true;
         }
         let offset = self.keys.timestamp_offset(local, peer);

@@ -193,11 +193,13 @@ impl Engine {
         let ports = Ports::new(ips.clone(), false, rng.next_u64());
         let demux = Demux::new((rng.next_u64(), rng.next_u64()));
         let udp_ports = Ports::new(ips, false, rng.next_u64());
+        let bell = Doorbell::new();
+        bell.budget().set_limit(config.memory);
         Self {
             epoch: now,
             addresses: addresses.to_vec(),
             mtu,
-            bell: Doorbell::new(),
+            bell,
             ports,
             network: Network::new(addresses, mtu, udp_ports, config.memory),
             udp: Udp::default(),
@@ -397,6 +399,12 @@ impl Engine {
         self.addresses.iter().any(|net| net.addr() == ip)
     }
 
+    /// Whether there may be a connection more.
+    fn has_room_for_connection(&self) -> bool {
+        self.connection_count() < self.config.connections_max
+            && self.bell.budget().has_room_for_connection()
+    }
+
     /// Open and half-open connections.
     fn connection_count(&self) -> usize {
         self.demux.len() - self.time_wait.len()
@@ -404,8 +412,7 @@ impl Engine {
 
     /// Whether one more connection may come into being at the wish of a peer.
     fn has_room_for(&self, tuple: &FourTuple) -> bool {
-        self.connection_count() < self.config.connections_max
-            && !self.sources.is_full(tuple.peer().ip())
+        self.has_room_for_connection() && !self.sources.is_full(tuple.peer().ip())
     }
 
     fn insert_target(&mut self, tuple: &FourTuple, target: Target) {

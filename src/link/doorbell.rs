@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{blocks::Blocks, command::Command};
+use super::{blocks::Blocks, budget::Budget, command::Command};
 use crate::{config::SocketOptions, error::Failure};
 
 /// Different sets of options that are kept to be shared.
@@ -52,6 +52,7 @@ pub(crate) struct Doorbell {
     inner: Mutex<Inner>,
     /// Memory that all pipes share. Its lock is taken under that of a pipe, never around it.
     blocks: Mutex<Blocks>,
+    budget: Budget,
     options: Mutex<Vec<Arc<SocketOptions>>>,
 }
 
@@ -69,6 +70,7 @@ impl Doorbell {
         Arc::new(Self {
             inner: Mutex::default(),
             blocks: Mutex::new(Blocks::new()),
+            budget: Budget::new(),
             options: Mutex::default(),
         })
     }
@@ -79,6 +81,11 @@ impl Doorbell {
 
     pub(super) fn blocks(&self) -> MutexGuard<'_, Blocks> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much memory all pipes may hold.
+    pub(crate) const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Queues a command and wakes the reactor.

@@ -10,6 +10,7 @@
 
 mod backlog;
 mod blocks;
+mod budget;
 mod command;
 mod datagram;
 mod doorbell;

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::{
     Wakes,
     blocks::Size,
+    budget::{ALWAYS, Charge},
     doorbell::Doorbell,
     rope::Rope,
     waiters::{Key, Ready, Wait, Waiters},
@@ -21,6 +22,9 @@ use crate::packet::Payload;
 /// A slice of at least this many bytes is kept as it is: it pins at most about three times itself,
 /// for buffers are 64 KiB. A smaller one is copied.
 const KEEP_MIN: usize = 20 << 10;
+
+/// The same when memory is scarce: it pins next to nothing but itself.
+const KEEP_MIN_SCARCE: usize = 56 << 10;
 
 /// No more than this is copied to a reader under the lock.
 const COPY_MAX: usize = 16 << 10;
@@ -50,6 +54,9 @@ struct Inner {
     waiters: Waiters,
     capacity: u32,
     ring_when_free: u32,
+    /// Bytes of memory that the engine holds beside the pipe, for what came out of order.
+    beside: u32,
+    charge: Charge,
     /// Counts events, to tell whether one came between a look and a decision.
     events: u32,
     /// An event came, and no read has found the pipe empty since.
@@ -82,6 +89,8 @@ pub(crate) struct RecvLook {
     pub(crate) queued: usize,
     /// Bytes that may still come.
     pub(crate) free: usize,
+    /// Bytes that may be queued as long as others hold what they do.
+    pub(crate) allowed: usize,
     /// Bytes that may be queued.
     pub(crate) capacity: usize,
     /// Bytes that the reader has taken so far.
@@ -106,12 +115,15 @@ impl RecvPipe {
             waiters: Waiters::default(),
             capacity: clamp(capacity),
             ring_when_free: NEVER,
+            beside: 0,
+            charge: Charge::default(),
             events: 0,
             ready: false,
             finished: false,
             failed: false,
             discarding: false,
         });
+        bell.budget().add_pipe();
         Self { bell, inner }
     }
 
@@ -127,15 +139,21 @@ impl RecvPipe {
             drop(inner);
             return;
         }
+        let keep_min = if self.bell.budget().is_ample() {
+            KEEP_MIN
+        } else {
+            KEEP_MIN_SCARCE
+        };
         let before = inner.queued();
         for slice in payload {
-            if slice.len() >= KEEP_MIN {
+            if slice.len() >= keep_min {
                 inner.close_tail(&self.bell);
                 inner.push_chunk(slice, &self.bell);
             } else {
                 inner.append(&slice, &self.bell);
             }
         }
+        inner.recharge(&self.bell);
         if inner.queued() > before {
             inner.event(wakes);
         }
@@ -170,7 +188,8 @@ impl RecvPipe {
         let inner = self.lock();
         RecvLook {
             queued: inner.queued(),
-            free: inner.free(),
+            free: inner.free(&self.bell),
+            allowed: inner.allowed(&self.bell),
             capacity: inner.capacity as usize,
             consumed: inner.rope.start(),
         }
@@ -179,7 +198,7 @@ impl RecvPipe {
     /// [engine] Bytes that may still come: capacity less what is queued, or zero.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
-        self.lock().free()
+        self.lock().free(&self.bell)
     }
 
     /// Bytes that wait for the reader.
@@ -188,9 +207,25 @@ impl RecvPipe {
     }
 
     /// [engine] Bytes that the reader has taken so far.
-    #[cfg(test)]
     pub(crate) fn consumed(&self) -> u64 {
         self.lock().rope.start()
+    }
+
+    /// [engine] Bytes that there is memory for at this moment, whatever was promised to the peer.
+    pub(crate) fn room(&self) -> usize {
+        if self.bell.budget().is_ample() {
+            return usize::MAX;
+        }
+        let inner = self.lock();
+        let own = ALWAYS.saturating_sub(inner.queued());
+        own.max(self.bell.budget().free())
+    }
+
+    /// [engine] Bytes of memory held for what came out of order.
+    pub(crate) fn set_beside(&self, bytes: usize) {
+        let mut inner = self.lock();
+        inner.beside = clamp(bytes);
+        inner.recharge(&self.bell);
     }
 
     /// [engine] Bytes that may be queued.
@@ -210,7 +245,7 @@ impl RecvPipe {
     pub(crate) fn ring_when_free(&self, free: usize) -> bool {
         let mut inner = self.lock();
         inner.ring_when_free = u32::try_from(free).unwrap_or(NEVER);
-        inner.wants_press()
+        inner.wants_press(&self.bell)
     }
 
     /// Takes up to `max` bytes, shown to `copy` piece by piece. If `clears`, a read that empties
@@ -246,8 +281,9 @@ impl RecvPipe {
         if clears && taken < max {
             inner.clear_ready();
         }
-        let press = inner.wants_press();
+        let press = inner.wants_press(&self.bell);
         let retired = inner.retire();
+        inner.recharge(&self.bell);
         drop(inner);
         for piece in pieces {
             copy(&piece);
@@ -266,8 +302,9 @@ impl RecvPipe {
             Err(nothing) => return nothing,
         };
         let taken = inner.split(max);
-        let press = inner.wants_press();
+        let press = inner.wants_press(&self.bell);
         let retired = inner.retire();
+        inner.recharge(&self.bell);
         drop(inner);
         self.put(retired);
         Read::some(taken, press)
@@ -347,6 +384,7 @@ impl RecvPipe {
         let tail = mem::take(&mut inner.tail);
         let size = inner.tail_size.take();
         inner.rope.skip_to(rope.end() + tail.len() as u64);
+        inner.recharge(&self.bell);
         drop(inner);
         rope.clear();
         self.put(Retired { rope, tail, size });
@@ -365,17 +403,34 @@ impl RecvPipe {
     }
 }
 
+impl Drop for RecvPipe {
+    fn drop(&mut self) {
+        let charge = self.lock().charge;
+        self.bell.budget().remove_pipe(charge);
+    }
+}
+
 impl Inner {
     fn queued(&self) -> usize {
         self.rope.len() + self.tail.len()
     }
 
-    fn free(&self) -> usize {
-        (self.capacity as usize).saturating_sub(self.queued())
+    fn allowed(&self, bell: &Doorbell) -> usize {
+        (self.capacity as usize).min(bell.budget().share())
     }
 
-    fn wants_press(&self) -> bool {
-        self.ring_when_free != NEVER && self.free() >= self.ring_when_free as usize
+    fn free(&self, bell: &Doorbell) -> usize {
+        self.allowed(bell).saturating_sub(self.queued())
+    }
+
+    /// What is held has changed.
+    fn recharge(&mut self, bell: &Doorbell) {
+        let held = self.rope.len() + self.tail.capacity() + self.beside as usize;
+        self.charge.set(held, bell.budget());
+    }
+
+    fn wants_press(&self, bell: &Doorbell) -> bool {
+        self.ring_when_free != NEVER && self.free(bell) >= self.ring_when_free as usize
     }
 
     fn event(&mut self, wakes: &mut Wakes) {
@@ -432,11 +487,16 @@ impl Inner {
         }
         self.close_tail(bell);
         let mut size = Size::for_bytes(bytes);
+        let largest = bell.budget().largest_block();
         let mut blocks = bell.blocks();
         if let Some(full) = self.tail_size {
             size = size.max(full.larger());
             blocks.put(full, mem::take(&mut self.tail));
         }
+        // A small buffer is not worth a block that is larger.
+        let size = size
+            .min(largest)
+            .min(Size::for_bytes(self.capacity as usize / 16));
         self.tail = blocks.take(size);
         self.tail_size = Some(size);
     }
@@ -632,6 +692,7 @@ mod tests {
         let look = RecvLook {
             queued: 0,
             free: 1000,
+            allowed: 1000,
             capacity: 1000,
             consumed: 900,
         };

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Wakes,
     blocks::Size,
+    budget::Charge,
     doorbell::Doorbell,
     rope::{Chunk, Rope},
     waiters::{Key, Ready, Wait, Waiters},
@@ -46,6 +47,7 @@ struct Inner {
     tail_size: Option<Size>,
     waiters: Waiters,
     capacity: u32,
+    charge: Charge,
     /// Counts events, to tell whether one came between a look and a decision.
     events: u32,
     /// Written and not released, taken or not.
@@ -84,6 +86,7 @@ impl SendPipe {
             tail_size: None,
             waiters: Waiters::default(),
             capacity: clamp(capacity),
+            charge: Charge::default(),
             events: 0,
             queued: 0,
             ready: false,
@@ -91,6 +94,7 @@ impl SendPipe {
             shutdown: false,
             failed: false,
         });
+        bell.budget().add_pipe();
         Self { bell, inner }
     }
 
@@ -125,11 +129,13 @@ impl SendPipe {
             "more was released than written"
         );
         inner.queued = inner.queued.saturating_sub(bytes);
-        inner.check_room(wakes);
+        inner.recharge(&self.bell);
+        inner.check_room(wakes, &self.bell);
         if inner.queued == 0 && inner.is_taken() {
             let storage = inner.rope.take_storage();
             let tail = mem::take(&mut inner.tail);
             let size = inner.tail_size.take();
+            inner.recharge(&self.bell);
             drop(inner);
             self.put(storage, size, tail);
         }
@@ -145,7 +151,7 @@ impl SendPipe {
     pub(crate) fn set_capacity(&self, capacity: usize, wakes: &mut Wakes) {
         let mut inner = self.lock();
         inner.capacity = clamp(capacity);
-        inner.check_room(wakes);
+        inner.check_room(wakes, &self.bell);
     }
 
     /// Bytes written and not yet acknowledged, taken or not.
@@ -199,6 +205,7 @@ impl SendPipe {
         let mut rope = mem::take(&mut inner.rope);
         let tail = mem::take(&mut inner.tail);
         let size = inner.tail_size.take();
+        inner.recharge(&self.bell);
         drop(inner);
         rope.clear();
         self.put(rope.take_storage(), size, tail);
@@ -246,7 +253,8 @@ impl SendPipe {
             source.copy(n, |piece, left| inner.append(piece, left, &self.bell));
             inner.queued += n;
             written += n;
-            let full = inner.queued >= inner.capacity as usize;
+            inner.recharge(&self.bell);
+            let full = inner.queued >= inner.allowed(&self.bell);
             if full && clears && written < total {
                 inner.ready = false;
             }
@@ -269,7 +277,7 @@ impl SendPipe {
         wait: Wait<'_>,
     ) -> Result<(MutexGuard<'_, Inner>, usize), Write> {
         let mut inner = self.lock();
-        let room = (inner.capacity as usize).saturating_sub(inner.queued);
+        let room = inner.allowed(&self.bell).saturating_sub(inner.queued);
         if inner.is_over() {
             Err(Write::Closed)
         } else if nothing {
@@ -297,8 +305,10 @@ impl SendPipe {
         if n >= KEEP_MIN {
             inner.close_tail(&self.bell);
             inner.push_chunk(part, &self.bell);
+            inner.recharge(&self.bell);
         } else {
             inner.append(&part, n, &self.bell);
+            inner.recharge(&self.bell);
             drop(inner); // The chunk's owner may have code of its own to run.
             drop(part);
         }
@@ -356,9 +366,16 @@ impl SendPipe {
     /// tell of it.
     pub(super) fn clear_ready_since(&self, tick: u32) {
         let mut inner = self.lock();
-        if inner.events == tick && !inner.is_over() && !inner.has_room() {
+        if inner.events == tick && !inner.is_over() && !inner.has_room(&self.bell) {
             inner.ready = false;
         }
+    }
+}
+
+impl Drop for SendPipe {
+    fn drop(&mut self) {
+        let charge = self.lock().charge;
+        self.bell.budget().remove_pipe(charge);
     }
 }
 
@@ -373,15 +390,25 @@ impl Inner {
 
     /// Whether a writer is worth waking: a wake for each acknowledgement would cost more than it
     /// moves.
-    fn has_room(&self) -> bool {
-        let capacity = self.capacity as usize;
+    fn has_room(&self, bell: &Doorbell) -> bool {
+        let capacity = self.allowed(bell);
         capacity.saturating_sub(self.queued) >= (capacity / 3).max(1)
     }
 
-    fn check_room(&mut self, wakes: &mut Wakes) {
-        if !self.ready && self.connected && self.has_room() {
+    fn check_room(&mut self, wakes: &mut Wakes, bell: &Doorbell) {
+        if !self.ready && self.connected && self.has_room(bell) {
             self.event(wakes);
         }
+    }
+
+    fn allowed(&self, bell: &Doorbell) -> usize {
+        (self.capacity as usize).min(bell.budget().share())
+    }
+
+    /// What is held has changed. What the engine took counts until it is released.
+    fn recharge(&mut self, bell: &Doorbell) {
+        let spare = self.tail.capacity() - self.tail.len();
+        self.charge.set(self.queued + spare, bell.budget());
     }
 
     fn event(&mut self, wakes: &mut Wakes) {
@@ -413,7 +440,9 @@ impl Inner {
     fn append(&mut self, mut slice: &[u8], mut expected: usize, bell: &Doorbell) {
         while !slice.is_empty() {
             let spare = self.tail.capacity() - self.tail.len();
-            if spare == 0 || (self.tail.is_empty() && spare < expected.min(REST_MIN)) {
+            let whole = self.tail_size.map_or(0, Size::bytes);
+            let wanted = expected.min(REST_MIN).min(whole);
+            if spare == 0 || (self.tail.is_empty() && spare < wanted) {
                 self.next_block(expected, bell);
                 continue;
             }
@@ -435,12 +464,17 @@ impl Inner {
             return;
         }
         self.close_tail(bell);
+        let largest = bell.budget().largest_block();
         let mut blocks = bell.blocks();
         if let Some(full) = self.tail_size {
             // Small writes that are not acknowledged yet gather in larger and larger blocks.
             size = size.max(full.larger());
             blocks.put(full, mem::take(&mut self.tail));
         }
+        // A small buffer is not worth a block that is larger.
+        let size = size
+            .min(largest)
+            .min(Size::for_bytes(self.capacity as usize / 16));
         self.tail = blocks.take(size);
         self.tail_size = Some(size);
     }

@@ -385,6 +385,7 @@ impl Connection {
             State::Closed | State::TimeWait => {
                 self.timers = Timers::default();
                 self.snd.queue.clear();
+                self.forget_out_of_order();
                 self.link.set_closed();
             }
             _ => {}

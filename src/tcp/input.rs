@@ -332,6 +332,19 @@ impl Connection {
 
     fn take_in_order(&mut self, payload: Payload, end: u64, count: u32, cx: &mut Context<'_>) {
         let before = self.rcv.nxt;
+        let len = (end - before) as usize;
+        let room = self.make_room(len);
+        let (payload, end) = if room < len {
+            // The peer will send the rest again.
+            cx.counters.drop_memory += 1;
+            self.rcv.ack.now = true;
+            (cut(payload, 0, room), before + room as u64)
+        } else {
+            (payload, end)
+        };
+        if end == before {
+            return;
+        }
         self.rcv.nxt = end;
         self.link.recv.push(payload, cx.wakes);
         if !self.rcv.assembler.is_empty() {
@@ -342,6 +355,7 @@ impl Connection {
                 .rcv
                 .assembler
                 .take_in_order(self.rcv.nxt, |chunk: Bytes| rest.push(chunk));
+            self.tell_assembler_memory();
             if !rest.is_empty() {
                 self.link.recv.push(rest, cx.wakes);
             }
@@ -351,11 +365,30 @@ impl Connection {
         self.tune_receive_buffer(cx.now, cx.config);
     }
 
+    /// How many of `len` bytes in order there is memory for, if need be in place of what came out
+    /// of order (threat F12).
+    fn make_room(&mut self, len: usize) -> usize {
+        let room = self.link.recv.room();
+        if room >= len || self.rcv.assembler.is_empty() {
+            return room;
+        }
+        self.rcv.assembler.drop_furthest(len - room);
+        self.tell_assembler_memory();
+        self.link.recv.room()
+    }
+
+    /// What is held out of order counts like what is queued for the reader.
+    pub(super) fn tell_assembler_memory(&self) {
+        self.link.recv.set_beside(self.rcv.assembler.memory());
+    }
+
     fn take_out_of_order(&mut self, payload: Payload, start: u64, cx: &mut Context<'_>) {
-        let inserted = self
-            .rcv
-            .assembler
-            .insert(start, &payload, &Limits::default());
+        let limits = Limits {
+            memory: self.link.bell().budget().share(),
+            ..Limits::default()
+        };
+        let inserted = self.rcv.assembler.insert(start, &payload, &limits);
+        self.tell_assembler_memory();
         if let Some(duplicate) = inserted.duplicate.filter(|_| self.agreed.sack) {
             self.rcv.report_duplicate(duplicate.start, duplicate.end);
         }
@@ -370,10 +403,17 @@ impl Connection {
         }
         self.rcv.nxt += 1;
         self.rcv.adv = self.rcv.adv.max(self.rcv.nxt);
-        self.rcv.assembler.clear();
+        self.forget_out_of_order();
         self.rcv.ack.now = true;
         self.link.recv.finish(cx.wakes);
         self.transition(Event::FinReceived);
+    }
+
+    pub(super) fn forget_out_of_order(&mut self) {
+        if !self.rcv.assembler.is_empty() {
+            self.rcv.assembler.clear();
+            self.tell_assembler_memory();
+        }
     }
 
     /// What is not acknowledged at once is so a little later.

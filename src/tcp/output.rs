@@ -482,7 +482,7 @@ impl Connection {
             flags = flags | Flags::ECE;
         }
         let look = self.link.recv.look();
-        let wnd = self.rcv.advertise(look.queued, look.capacity);
+        let wnd = self.rcv.advertise(look.queued, look.allowed);
         let header = TcpHeader {
             src_port: 0,
             dst_port: 0,
@@ -500,7 +500,7 @@ impl Connection {
         };
         self.rcv.on_ack_sent();
         self.timers.stop(Timer::DelayedAck);
-        if self.state != State::Closed && self.ring_for_window(look.capacity) {
+        if self.state != State::Closed && self.ring_for_window(look.allowed) {
             self.rcv.ack.now = true;
         }
         header
@@ -548,7 +548,7 @@ impl Connection {
     pub(super) fn window_opened(&self) -> bool {
         let look = self.link.recv.look();
         // As long as nothing was read, there is no more room than there was.
-        look.consumed > 0 && look.free >= self.window_update_at(look.capacity)
+        look.consumed > 0 && look.free >= self.window_update_at(look.allowed)
     }
 
     fn outgoing(&mut self, header: TcpHeader, payload: Payload, gso_size: u16) -> Outgoing {

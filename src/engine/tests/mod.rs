@@ -12,6 +12,7 @@ mod injection;
 mod keepalive;
 mod lossy;
 mod malformed;
+mod memory;
 mod mtu;
 mod nagle;
 mod newreno;

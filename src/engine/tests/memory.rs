@@ -1,0 +1,166 @@
+//! What connections cost, and the budget that all of them share (threats F7, F9, F10, F12).
+
+use std::time::Duration;
+
+use super::{
+    pair::{Pair, SERVER, pattern},
+    script::Script,
+};
+use crate::{
+    config::Config,
+    device::link::Impairment,
+    engine::{ConnId, Engine},
+    info::State,
+};
+
+fn held(engine: &Engine) -> usize {
+    engine.doorbell().budget().held()
+}
+
+/// So many connections from engine 1 to engine 0, under one budget.
+fn many(count: usize, memory: usize) -> (Pair, [Vec<ConnId>; 2]) {
+    let mut config = Config::default();
+    config.memory(memory);
+    let path = Impairment::new().delay(Duration::from_millis(5));
+    let mut pair = Pair::new(config, path, 9);
+    let listener = pair.engines[0]
+        .listen(SERVER.parse().unwrap(), 1024)
+        .unwrap();
+    let now = pair.now;
+    let clients = (0..count)
+        .filter_map(|_| pair.engines[1].connect(SERVER.parse().unwrap(), now).ok())
+        .collect();
+    let mut servers = Vec::new();
+    pair.run_until(Duration::from_secs(5), |pair| {
+        servers.extend(std::iter::from_fn(|| pair.engines[0].accept(listener)).map(|(id, _)| id));
+        servers.len() == count
+    });
+    (pair, [servers, clients])
+}
+
+#[test]
+fn f12_fifty_greedy_connections_stay_within_the_budget_and_all_make_progress() {
+    const MEMORY: usize = 1 << 20;
+    const ENOUGH: usize = 30_000;
+    let (mut pair, ids) = many(50, MEMORY);
+    assert_eq!(ids[0].len(), 50);
+    let mut written = [[0; 50]; 2];
+    let mut read = [[0; 50]; 2];
+    let mut most = 0;
+    let mut turn = |pair: &mut Pair, reading: bool| {
+        let now = pair.now;
+        for side in 0..2 {
+            for (n, id) in ids[side].iter().enumerate() {
+                let data = pattern(written[side][n], 4 << 10);
+                if let Ok(more) = pair.engines[side].write(*id, &data, now) {
+                    written[side][n] += more;
+                }
+                let mut buf = [0; 4096];
+                while reading && let Ok(more) = pair.engines[side].read(*id, &mut buf, now) {
+                    assert_eq!(buf[..more], pattern(read[side][n], more));
+                    read[side][n] += more;
+                }
+            }
+            let held = held(&pair.engines[side]);
+            most = most.max(held);
+            assert!(held <= MEMORY, "{held} bytes");
+        }
+        pair.settle();
+        read.iter().flatten().all(|read| *read >= ENOUGH)
+    };
+    let mut done = false;
+    // Nobody reads at first.
+    for round in 0..1000 {
+        pair.run_for(Duration::from_millis(20));
+        done = turn(&mut pair, round >= 100);
+        if done {
+            break;
+        }
+    }
+    assert!(done, "{read:?}");
+    assert!(most > MEMORY / 2, "the budget was not put to use: {most}");
+    for (side, ids) in ids.iter().enumerate() {
+        let now = pair.now;
+        for id in ids {
+            pair.engines[side].abort(*id, now);
+            pair.engines[side].close(*id, now);
+        }
+        pair.settle();
+        assert_eq!(held(&pair.engines[side]), 0);
+    }
+}
+
+#[test]
+fn f12_what_would_pass_the_budget_is_not_opened_and_what_is_open_lives() {
+    let (mut pair, ids) = many(250, 1 << 20);
+    let open = ids[0].len();
+    assert!((170..=180).contains(&open), "{open} connections");
+    assert!(ids[1].len() <= 180, "{} were opened", ids[1].len());
+    assert!(
+        ids[0]
+            .iter()
+            .all(|id| pair.engines[0].state(*id) == Some(State::Established))
+    );
+    // Room for one is room for one more.
+    let now = pair.now;
+    for (side, ids) in ids.iter().enumerate() {
+        pair.engines[side].abort(ids[0], now);
+        pair.engines[side].close(ids[0], now);
+    }
+    pair.run_for(Duration::from_secs(1));
+    assert!(
+        pair.engines[1]
+            .connect(SERVER.parse().unwrap(), pair.now)
+            .is_ok()
+    );
+}
+
+#[test]
+fn f10_a_reader_that_sleeps_holds_no_more_than_four_times_its_buffer() {
+    let mut config = Config::default();
+    config.recv_buffer(8 << 10).recv_buffer_max(8 << 10);
+    let mut s = Script::accepted(config);
+    let mut next = 1;
+    while s.info().rcv_wnd > 0 && next < 12_000 {
+        s.recv(&format!(". {next}:{}(1) ack 1 win 65535", next + 1));
+        next += 1;
+    }
+    assert!(next < 10_000, "{next} bytes were taken");
+    assert!(held(&s.engine) <= 4 * (8 << 10), "{}", held(&s.engine));
+}
+
+#[test]
+fn f9_islands_of_a_byte_are_bounded_in_number_and_memory() {
+    let mut s = Script::accepted(Config::default());
+    for n in 0..3000_u32 {
+        let at = 3 + 20 * n;
+        s.recv(&format!(". {at}:{}(1) ack 1 win 65535", at + 1));
+    }
+    assert!(held(&s.engine) <= 256 << 10, "{}", held(&s.engine));
+    assert!(s.info().out_of_order <= 256);
+    s.recv(". 1:1001(1000) ack 1 win 65535");
+    s.recv(". 1001:2001(1000) ack 1 win 65535");
+    assert_eq!(s.read().unwrap(), pattern(0, 2000));
+}
+
+#[test]
+fn when_memory_is_scarce_data_out_of_order_gives_way_to_data_in_order() {
+    let mut config = Config::default();
+    config
+        .memory(1 << 20)
+        .recv_buffer(1 << 20)
+        .recv_buffer_max(1 << 20);
+    let mut s = Script::accepted(config);
+    // A writer takes all that it is given.
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.set(|options| options.send_buffer = Some(1 << 20));
+    while s.engine.write(s.id(), &[0; 10_000], s.now).is_ok() {}
+    let mut at = 2001;
+    while at < 60_000 {
+        s.recv(&format!(". {at}:{}(1000) ack 1 win 0", at + 1000));
+        at += 1000;
+    }
+    assert!(held(&s.engine) <= 1 << 20);
+    s.recv(". 1:1001(1000) ack 1 win 0");
+    assert!(s.info().received >= 1000);
+}
