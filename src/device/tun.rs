@@ -974,7 +974,8 @@ mod tests {
                 }
             });
             assert_eq!(received, [8; LEN]);
-            assert!(largest > 1500, "{largest}, offload {offload}");
+            // Without offload packets are merged that wait together, and on a busy machine none may.
+            assert!(!offload || largest > 1500, "{largest}");
             assert_eq!(kernel.join().unwrap(), [9; LEN]);
             assert_eq!(tun.drops(), 0);
         }
