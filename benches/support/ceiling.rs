@@ -16,7 +16,7 @@ use std::{
 };
 
 use synack::device::{Tun, netns::NetNs};
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use super::{
     client,
@@ -46,6 +46,8 @@ pub(crate) enum Wait {
     Poll,
     /// In tokio's current-thread runtime.
     Tokio,
+    /// The same, and another task makes what is sent back: two hops between tasks for each packet.
+    Task,
 }
 
 /// Where the two ends run.
@@ -198,7 +200,12 @@ struct Pretender {
     /// By the client's port.
     index: Vec<u32>,
     touched: Vec<u32>,
+    /// The way to the task that makes what is sent back, when there is one.
+    task: Option<mpsc::UnboundedSender<Echo>>,
 }
+
+/// What a client has sent, by its port.
+type Echo = (u16, Vec<u8>);
 
 impl Pretender {
     fn new(tun: &Tun, case: &Case) -> Self {
@@ -226,6 +233,7 @@ impl Pretender {
             connections: Vec::new(),
             index: vec![u32::MAX; 1 << 16],
             touched: Vec::new(),
+            task: None,
         }
     }
 
@@ -246,19 +254,32 @@ impl Pretender {
                 }
                 Ok(())
             }
-            Wait::Tokio => tokio::runtime::Builder::new_current_thread()
+            Wait::Tokio | Wait::Task => tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
                 .block_on(async {
                     // SAFETY: the device outlives the pretender.
                     let fd = unsafe { AsyncFd::register(self.fd) }?;
                     let mut stall = tokio::time::interval(STALL);
+                    let (to_task, mut received) = mpsc::unbounded_channel();
+                    let (from_task, mut answers) = mpsc::unbounded_channel();
+                    self.task = (wait == Wait::Task).then_some(to_task);
+                    let _task = tokio::spawn(async move {
+                        while let Some(echo) = received.recv().await {
+                            if from_task.send(echo).is_err() {
+                                return;
+                            }
+                        }
+                    });
                     while !is_over.load(Ordering::Relaxed) {
                         tokio::select! {
                             biased;
                             guard = fd.readable() => {
                                 self.turn()?;
                                 guard?.clear_ready();
+                            }
+                            Some((client, payload)) = answers.recv() => {
+                                self.answer(client, &payload)?;
                             }
                             _ = stall.tick() => {
                                 self.go_back();
@@ -372,7 +393,10 @@ impl Pretender {
         }
         connection.rcv_nxt = seq.wrapping_add(payload.len() as u32 + u32::from(is_fin));
         let is_echo = !connection.discards && !connection.generates;
-        if is_echo || is_fin {
+        if let Some(task) = self.task.as_ref().filter(|_| is_echo && !is_fin) {
+            // It ends with us.
+            let _ = task.send((client, payload.to_vec()));
+        } else if is_echo || is_fin {
             let fin = if is_fin { FIN } else { 0 };
             let seq = connection.snd_nxt;
             let echoed = if is_echo { payload } else { &[] };
@@ -386,6 +410,18 @@ impl Pretender {
             self.touch(id);
         }
         (header_len, payload.len())
+    }
+
+    /// Sends back what the task has made.
+    fn answer(&mut self, client: u16, payload: &[u8]) -> io::Result<()> {
+        let id = self.index[usize::from(client)];
+        let Some(connection) = self.connections.get_mut(id as usize) else {
+            return Ok(());
+        };
+        let seq = connection.snd_nxt;
+        connection.snd_nxt = seq.wrapping_add(payload.len() as u32);
+        let connection = *connection;
+        self.send(&connection, ACK | PSH, seq, payload)
     }
 
     fn touch(&mut self, id: u32) {

@@ -1,11 +1,16 @@
 //! What the benchmarks share: a client on Linux's TCP, servers to compare with, and measuring.
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "to measure is to look at the clock"
+)]
 
 pub(crate) mod ceiling;
 pub(crate) mod client;
 pub(crate) mod linux;
 pub(crate) mod measure;
+pub(crate) mod synack;
 
 /// Ports of the servers, which do the same on each stack.
 pub(crate) mod port {
