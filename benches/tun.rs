@@ -5,6 +5,7 @@
 //! cargo bench --bench tun                    # everything, about three minutes
 //! cargo bench --bench tun -- offload sink    # the cases whose names have all of these in them
 //! RUNS=5 SECS=2 cargo bench --bench tun      # more and longer runs for each figure
+//! ONLY=Synack cargo bench --bench tun        # one of those compared, for a profiler
 //! ```
 //!
 //! The runs of what is compared alternate, and each figure is a median, for the machine may have
@@ -38,10 +39,11 @@ struct Bench {
     duration: Duration,
     /// What the names of cases must have in them.
     words: Vec<String>,
+    only: Option<String>,
 }
 
 /// One of those that are compared.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Server {
     Synack,
     Ceiling,
@@ -57,6 +59,7 @@ impl Bench {
                 .skip(1)
                 .filter(|word| !word.starts_with('-'))
                 .collect(),
+            only: variable("ONLY"),
         }
     }
 
@@ -249,6 +252,10 @@ impl Bench {
         let mut samples = vec![Vec::new(); servers.len()];
         for _ in 0..self.runs {
             for (samples, (server, case)) in samples.iter_mut().zip(servers) {
+                let name = format!("{server:?}");
+                if self.only.as_ref().is_some_and(|only| *only != name) {
+                    continue;
+                }
                 samples.push(match server {
                     Server::Synack => synack::run(case)?,
                     Server::Ceiling => ceiling::run(case)?,

@@ -4,15 +4,24 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-/// A ring of equal blocks, taken from its front when their last slice is gone.
+/// Blocks that slices may still be alive of, looked at for each one that is taken. More than one, so
+/// that they become idle faster than they are taken.
+const TRIES: usize = 4;
+
+/// Equal blocks, taken again when their last slice is gone.
 ///
 /// A block that is handed out comes back through [`put`](Self::put) while slices of it may still be
-/// alive; it is taken again only when none is. In steady state nothing is allocated.
+/// alive; it is taken again only when none is. Of those, the one that was used last is taken first,
+/// for it is the most likely to be in a cache: a burst that took many blocks leaves no large ring
+/// behind that everything after it would have to walk round. In steady state nothing is allocated.
 #[derive(Debug)]
 pub(crate) struct Pool {
     block: usize,
     max_blocks: usize,
-    blocks: VecDeque<BytesMut>,
+    /// Those that slices may be alive of, in the order in which they were put back.
+    lent: VecDeque<BytesMut>,
+    /// Those that no slice is alive of; the last was used last.
+    idle: Vec<BytesMut>,
 }
 
 impl Pool {
@@ -21,7 +30,8 @@ impl Pool {
         Self {
             block,
             max_blocks,
-            blocks: VecDeque::new(),
+            lent: VecDeque::new(),
+            idle: Vec::new(),
         }
     }
 
@@ -29,23 +39,25 @@ impl Pool {
     pub(crate) fn take(&mut self) -> BytesMut {
         // Slices die roughly in the order in which they were made, so the front is the best guess;
         // a few more tries step over blocks that a slow reader still holds.
-        for _ in 0..self.blocks.len().min(4) {
-            let Some(mut block) = self.blocks.pop_front() else {
+        for _ in 0..self.lent.len().min(TRIES) {
+            let Some(mut block) = self.lent.pop_front() else {
                 break;
             };
-            block.clear();
             if block.try_reclaim(self.block) {
-                return block;
+                self.idle.push(block);
+            } else {
+                self.lent.push_back(block);
             }
-            self.blocks.push_back(block);
         }
-        BytesMut::with_capacity(self.block)
+        let idle = self.idle.pop();
+        idle.unwrap_or_else(|| BytesMut::with_capacity(self.block))
     }
 
     /// Gives a block back, whoever may still hold slices of it.
-    pub(crate) fn put(&mut self, block: BytesMut) {
-        if self.blocks.len() < self.max_blocks {
-            self.blocks.push_back(block);
+    pub(crate) fn put(&mut self, mut block: BytesMut) {
+        if self.lent.len() + self.idle.len() < self.max_blocks {
+            block.clear();
+            self.lent.push_back(block);
         }
     }
 }
@@ -66,5 +78,15 @@ mod tests {
         assert_ne!(other.as_ptr(), at);
         drop(slice);
         assert_eq!(pool.take().as_ptr(), at);
+    }
+
+    #[test]
+    fn of_several_free_blocks_the_last_used_is_taken_first() {
+        let mut pool = Pool::new(64, 8);
+        let blocks: Vec<_> = (0..3).map(|_| pool.take()).collect();
+        let at: Vec<_> = blocks.iter().map(|block| block.as_ptr()).collect();
+        blocks.into_iter().for_each(|block| pool.put(block));
+        let again: Vec<_> = (0..3).map(|_| pool.take().as_ptr()).collect();
+        assert_eq!(again, [at[2], at[1], at[0]]);
     }
 }

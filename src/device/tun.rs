@@ -61,6 +61,10 @@ const SLICES_MAX: usize = 1024;
 /// Polls after which the MTU is looked up anew, for someone may have set another.
 const MTU_PERIOD: u32 = 256;
 
+/// Bytes after which a poll has received enough: the next packets come after these have been read,
+/// so that they are read out of a cache.
+const RECV_BYTES: usize = 512 << 10;
+
 /// Length of the virtio-net header in front of each packet.
 const VNET_HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
@@ -332,9 +336,16 @@ impl Device for Tun {
                     return Poll::Ready(Err(gone()));
                 }
             };
+            let mut bytes = 0;
             for _ in 0..max {
                 match self.port.read() {
-                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(Some(packet)) => {
+                        bytes += packet.len();
+                        packets.push(packet);
+                        if bytes >= RECV_BYTES {
+                            break;
+                        }
+                    }
                     Ok(None) => self.port.drops += 1,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         guard.clear_ready();
