@@ -30,9 +30,12 @@ use crate::{
     packet::Packet,
 };
 
-/// Packets taken from the device before the engine answers, and packets given to it before the
-/// doorbell is looked at again.
-const BATCH: usize = 64;
+/// Packets taken from the device before the engine answers. Many, for a device without offload
+/// merges what comes in one batch, and each batch is acknowledged once.
+const RECV_BATCH: usize = 256;
+
+/// Packets given to the device before it is asked again for what it has received.
+const SEND_BATCH: usize = 64;
 
 /// Turns in a row before other tasks of the runtime get theirs.
 const TURNS: usize = 8;
@@ -40,6 +43,13 @@ const TURNS: usize = 8;
 /// A device that has taken nothing for this long loses what waits for it, like any full queue in a
 /// network: retransmission and its time limits go on, so that no call waits for ever.
 const STALL: Duration = Duration::from_secs(1);
+
+/// Bytes received after which they do too: who reads these does so while they are in a cache.
+const BYTES: usize = 256 << 10;
+
+/// How much too early the timer may be. Almost every packet moves the next deadline back a little,
+/// and to move the timer as well costs more than to look once in vain.
+const TIMER_SLACK: Duration = Duration::from_millis(250);
 
 /// Why a stack ended.
 #[derive(Clone, Debug)]
@@ -117,6 +127,8 @@ pub(crate) struct Reactor<D: Device> {
     cause: Option<Cause>,
     /// In its place for ever, so that arming it allocates nothing; `None` while there is no deadline.
     timer: Pin<Box<Option<Sleep>>>,
+    /// The task that the timer wakes.
+    timer_waker: Option<Waker>,
     device: Offload<D>,
     /// Dropped last: whoever waits for the end finds the device gone.
     announcement: Announcement,
@@ -132,8 +144,8 @@ struct Announcement {
 enum Turn {
     /// Everything has been done that could be; whatever comes next wakes the task.
     Idle,
-    /// There may be more to do.
-    Busy,
+    /// There may be more to do. So many bytes were received.
+    Busy { bytes: usize },
     /// The stack is shut down.
     Finished,
 }
@@ -147,8 +159,8 @@ impl<D: Device> Reactor<D> {
             mtu: device.capabilities().mtu,
             mtus,
             engine,
-            received: Vec::with_capacity(BATCH),
-            to_send: VecDeque::with_capacity(BATCH),
+            received: Vec::with_capacity(RECV_BATCH),
+            to_send: VecDeque::with_capacity(SEND_BATCH),
             rung: Vec::new(),
             commands: VecDeque::new(),
             stalled_at: None,
@@ -156,6 +168,7 @@ impl<D: Device> Reactor<D> {
             abort_at: None,
             cause: None,
             timer: Box::pin(None),
+            timer_waker: None,
             device,
             announcement: Announcement {
                 status: status.clone(),
@@ -173,12 +186,11 @@ impl<D: Device> Reactor<D> {
     fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<Turn> {
         self.status.turns.fetch_add(1, Ordering::Relaxed);
         let received = self.receive(cx)?;
+        let bytes = self.received.iter().map(Packet::len).sum();
         // After the packets were read and before they are processed: a listener that existed before
         // a peer's SYN was sent is always known before the SYN is looked at.
-        let rung = self
-            .doorbell
-            .poll_rung(cx, &mut self.rung, &mut self.commands)
-            .is_ready();
+        self.doorbell
+            .take_rung(cx, &mut self.rung, &mut self.commands);
         let now = time::Instant::now().into_std();
         self.process(now);
         let more = self.send(cx, now)?;
@@ -187,13 +199,17 @@ impl<D: Device> Reactor<D> {
             return Ok(Turn::Finished);
         }
         // Turns that follow each other look at the deadline without a timer.
-        let busy = received || rung || more || self.poll_timer(cx).is_ready();
-        Ok(if busy { Turn::Busy } else { Turn::Idle })
+        let busy = received || more || self.poll_timer(cx, now).is_ready();
+        Ok(if busy {
+            Turn::Busy { bytes }
+        } else {
+            Turn::Idle
+        })
     }
 
     /// Whether there were packets. Otherwise the device wakes the task when there are.
     fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        match self.device.poll_recv(cx, &mut self.received, BATCH) {
+        match self.device.poll_recv(cx, &mut self.received, RECV_BATCH) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
@@ -239,7 +255,7 @@ impl<D: Device> Reactor<D> {
     /// Sends a batch; whether there may be more. While the device takes nothing, the engine is asked
     /// for nothing, so that nothing piles up.
     fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
-        let all = self.to_send.is_empty() && self.engine.poll_packet(now, BATCH, &mut self.to_send);
+        let all = self.to_send.is_empty() && self.engine.poll_packet(now, SEND_BATCH, &mut self.to_send);
         let waiting = self.to_send.len();
         if waiting > 0 {
             match self.device.poll_send(cx, &mut self.to_send) {
@@ -284,19 +300,26 @@ impl<D: Device> Reactor<D> {
     }
 
     /// Arms the timer for the next deadline: `Ready` when that has come already.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let deadline = match self.stalled_at {
             Some(at) => Some(self.abort_at.map_or(at, |abort| abort.min(at))),
             None => self.engine.next_deadline(),
         };
-        let Some(at) = deadline.map(time::Instant::from_std) else {
+        let Some(at) = deadline else {
             if self.timer.is_some() {
                 self.timer.set(None);
             }
             return Poll::Pending;
         };
+        if at <= now {
+            return Poll::Ready(());
+        }
+        if self.is_armed_for(at, now, cx.waker()) {
+            return Poll::Pending;
+        }
+        self.timer_waker = Some(cx.waker().clone());
+        let at = time::Instant::from_std(at);
         match self.timer.as_mut().as_pin_mut() {
-            Some(sleep) if sleep.deadline() == at => {}
             Some(sleep) => sleep.reset(at),
             None => self.timer.set(Some(time::sleep_until(at))),
         }
@@ -304,6 +327,19 @@ impl<D: Device> Reactor<D> {
             Some(sleep) => sleep.poll(cx),
             None => Poll::Pending,
         }
+    }
+
+    /// Whether the timer will wake the task in time, and not far too early.
+    fn is_armed_for(&self, at: Instant, now: Instant, waker: &Waker) -> bool {
+        let Some(armed) = self.timer.as_ref().as_pin_ref() else {
+            return false;
+        };
+        let armed = armed.deadline().into_std();
+        let known = self.timer_waker.as_ref();
+        armed > now
+            && armed <= at
+            && at - armed <= TIMER_SLACK
+            && known.is_some_and(|known| known.will_wake(waker))
     }
 
     /// Ends every handle and every call that waits, now and from now on.
@@ -346,9 +382,15 @@ impl<D: Device> Future for Reactor<D> {
             self.mtu = mtu;
             self.engine.set_mtu(mtu);
         }
+        let mut received = 0;
         for _ in 0..TURNS {
             match self.turn(cx) {
-                Ok(Turn::Busy) => {}
+                Ok(Turn::Busy { bytes }) => {
+                    received += bytes;
+                    if received >= BYTES {
+                        break;
+                    }
+                }
                 Ok(Turn::Idle) => return Poll::Pending,
                 Ok(Turn::Finished) => {
                     tracing::debug!("the stack is shut down");

@@ -46,7 +46,7 @@ pub(crate) fn run(case: &Case) -> io::Result<Sample> {
     let (stop, stopped) = oneshot::channel::<()>();
     let (started, start) = mpsc::channel();
     thread::scope(|scope| {
-        let server = scope.spawn(move || -> io::Result<()> {
+        let server = move || -> io::Result<()> {
             ceiling::place(case.cores, 0)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -69,7 +69,10 @@ pub(crate) fn run(case: &Case) -> io::Result<Sample> {
                 stack.shutdown(Duration::ZERO).await;
                 Ok(())
             })
-        });
+        };
+        let server = thread::Builder::new()
+            .name("server".to_owned())
+            .spawn_scoped(scope, server)?;
         let sample = start.recv().map_err(io::Error::other).and_then(|()| {
             namespace.run(|| {
                 ceiling::place(case.cores, 1)?;

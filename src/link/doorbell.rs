@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use super::{blocks::Blocks, budget::Budget, command::Command};
@@ -109,27 +109,24 @@ impl Doorbell {
         Ok(())
     }
 
-    /// Appends what rang and what was asked for, or registers the reactor if that is nothing.
+    /// Appends what rang and what was asked for, and registers the reactor for what comes then.
     ///
     /// What rang is to be handled before the commands: a listener that was closed is then seen as
     /// closed before another takes its port.
-    pub(crate) fn poll_rung(
+    pub(crate) fn take_rung(
         &self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         rung: &mut Vec<ConnId>,
         commands: &mut VecDeque<Command>,
-    ) -> Poll<()> {
+    ) {
         let mut inner = self.lock();
-        if inner.take(rung, commands) {
-            return Poll::Ready(());
-        }
+        inner.take(rung, commands);
         let known = inner.reactor.as_ref();
         if known.is_none_or(|reactor| !reactor.will_wake(cx.waker())) {
             let displaced = inner.reactor.replace(cx.waker().clone());
             drop(inner);
             drop(displaced);
         }
-        Poll::Pending
     }
 
     /// Appends what rang and what was asked for.
@@ -188,9 +185,7 @@ impl Doorbell {
 }
 
 impl Inner {
-    /// Says whether there was anything.
-    fn take(&mut self, rung: &mut Vec<ConnId>, commands: &mut VecDeque<Command>) -> bool {
-        let any = !self.rung.is_empty() || !self.commands.is_empty();
+    fn take(&mut self, rung: &mut Vec<ConnId>, commands: &mut VecDeque<Command>) {
         if rung.is_empty() {
             mem::swap(&mut self.rung, rung);
         } else {
@@ -201,7 +196,6 @@ impl Inner {
         } else {
             commands.append(&mut self.commands);
         }
-        any
     }
 }
 
@@ -310,18 +304,23 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         let cx = &mut Context::from_waker(&waker);
         let (mut rung, mut commands) = (Vec::new(), VecDeque::new());
-        assert!(bell.poll_rung(cx, &mut rung, &mut commands).is_pending());
+        bell.take_rung(cx, &mut rung, &mut commands);
+        assert_eq!(rung, []);
         button.press();
         button.press();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(bell.poll_rung(cx, &mut rung, &mut commands).is_ready());
+        bell.take_rung(cx, &mut rung, &mut commands);
         assert_eq!(rung, [ID]);
         button.press();
         assert_eq!(take(&bell).0, [], "not answered yet");
         button.answer();
         button.press();
-        assert!(bell.poll_rung(cx, &mut rung, &mut commands).is_ready());
+        bell.take_rung(cx, &mut rung, &mut commands);
         assert_eq!(rung, [ID, ID], "appended");
+        button.answer();
+        button.press();
+        let wakes = count.0.load(Ordering::Relaxed);
+        assert_eq!(wakes, 3, "registered whether or not anything rang");
     }
 
     #[test]
@@ -400,7 +399,8 @@ mod tests {
             let (mut rung, mut commands) = (Vec::new(), VecDeque::new());
             while seen.iter().any(|&n| n < CHANGES) {
                 let cx = &mut Context::from_waker(&waker);
-                if bell.poll_rung(cx, &mut rung, &mut commands).is_pending() {
+                bell.take_rung(cx, &mut rung, &mut commands);
+                if rung.is_empty() {
                     thread::park();
                 }
                 for id in rung.drain(..) {
