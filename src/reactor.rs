@@ -255,7 +255,8 @@ impl<D: Device> Reactor<D> {
     /// Sends a batch; whether there may be more. While the device takes nothing, the engine is asked
     /// for nothing, so that nothing piles up.
     fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
-        let all = self.to_send.is_empty() && self.engine.poll_packet(now, SEND_BATCH, &mut self.to_send);
+        let all =
+            self.to_send.is_empty() && self.engine.poll_packet(now, SEND_BATCH, &mut self.to_send);
         let waiting = self.to_send.len();
         if waiting > 0 {
             match self.device.poll_send(cx, &mut self.to_send) {
