@@ -24,8 +24,8 @@ use crate::{
 /// Memory is taken in blocks of this size: the largest packet, and some small ones.
 const BLOCK: usize = (64 + 4) << 10;
 
-/// Blocks kept for use again. More are in flight only when packets lie in queues.
-const BLOCKS_MAX: usize = 64;
+/// Blocks kept for use again: enough for the largest window of one connection.
+const BLOCKS_MAX: usize = 128;
 
 /// Segments made from super-packets before the device is offered them.
 const AHEAD: usize = 64;

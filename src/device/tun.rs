@@ -49,8 +49,8 @@ const ADDRESS_WAITS: u32 = 1000;
 
 /// Memory is taken in blocks of this size: the largest packet, and some small ones.
 const BLOCK: usize = (64 + 4) << 10;
-/// Blocks kept for use again.
-const BLOCKS_MAX: usize = 64;
+/// Blocks kept for use again: enough for the largest window of one connection.
+const BLOCKS_MAX: usize = 128;
 
 /// Packets up to this length are written from one buffer: cheaper than a second slice.
 const SMALL: usize = 640;

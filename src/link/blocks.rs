@@ -84,12 +84,13 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Nothing yet. No more than 16 MiB are kept.
+    /// Nothing yet. No more than 28 MiB are kept, which takes bursts of two connections with the
+    /// largest windows.
     pub(super) fn new() -> Self {
         Self {
             small: Shelf::new(Size::Small, 1024),
             medium: Shelf::new(Size::Medium, 256),
-            large: Shelf::new(Size::Large, 64),
+            large: Shelf::new(Size::Large, 128),
             storage: Vec::new(),
         }
     }
