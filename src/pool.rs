@@ -39,7 +39,17 @@ impl Pool {
     pub(crate) fn take(&mut self) -> BytesMut {
         // Slices die roughly in the order in which they were made, so the front is the best guess;
         // a few more tries step over blocks that a slow reader still holds.
-        for _ in 0..self.lent.len().min(TRIES) {
+        self.look_for_idle(TRIES);
+        if self.idle.is_empty() {
+            // Still cheaper than memory that was never touched.
+            self.look_for_idle(self.lent.len());
+        }
+        let idle = self.idle.pop();
+        idle.unwrap_or_else(|| BytesMut::with_capacity(self.block))
+    }
+
+    fn look_for_idle(&mut self, tries: usize) {
+        for _ in 0..self.lent.len().min(tries) {
             let Some(mut block) = self.lent.pop_front() else {
                 break;
             };
@@ -49,8 +59,6 @@ impl Pool {
                 self.lent.push_back(block);
             }
         }
-        let idle = self.idle.pop();
-        idle.unwrap_or_else(|| BytesMut::with_capacity(self.block))
     }
 
     /// Gives a block back, whoever may still hold slices of it.
