@@ -191,8 +191,15 @@ where
 }
 
 fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(server)?;
-    linux::use_cubic(&stream)?;
+    // Before it connects: a socket that began with BBR is paced for ever, whatever it is told later.
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(server),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    linux::use_cubic(&socket)?;
+    socket.connect(&server.into())?;
+    let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     Ok(stream)
 }

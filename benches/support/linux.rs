@@ -1,7 +1,5 @@
 //! Linux against itself: two namespaces joined by a veth pair, and a server on Linux's TCP.
 
-#![expect(unsafe_code, reason = "system calls that std does not have")]
-
 use std::{
     fs,
     io::{self, Read, Write},
@@ -56,22 +54,7 @@ pub(crate) fn forget_time_wait() -> io::Result<()> {
 
 /// Takes CUBIC for a socket, and for those accepted from it, whatever the system's default is.
 pub(crate) fn use_cubic(socket: &impl AsFd) -> io::Result<()> {
-    let name = b"cubic";
-    // SAFETY: the name lives during the call and has the length that is said.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_CONGESTION,
-            name.as_ptr().cast(),
-            name.len() as u32,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket2::SockRef::from(socket).set_tcp_congestion(b"cubic")
 }
 
 /// Runs `ip` with these arguments in the namespace of the calling thread.

@@ -8,8 +8,8 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io::{self, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -277,48 +277,10 @@ async fn send(run: &Run, end: LinkEnd, stop: &Arc<AtomicBool>) -> io::Result<End
 /// Connects with an algorithm that is set before: a connection that began with BBR is paced for
 /// ever, whatever it is told later.
 fn connect(congestion: &str) -> io::Result<TcpStream> {
-    let check = |result: libc::c_int| {
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
-    };
-    // SAFETY: a new descriptor, or a negative number.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is ours and nobody else's.
-    let stream = unsafe { TcpStream::from_raw_fd(fd) };
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: PORT.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(RECEIVER).to_be(),
-        },
-        sin_zero: [0; 8],
-    };
-    // SAFETY: the descriptor is open, and pointers and lengths are of live values.
-    unsafe {
-        let (name, len) = (
-            congestion.as_ptr().cast(),
-            congestion.len() as libc::socklen_t,
-        );
-        check(libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_CONGESTION,
-            name,
-            len,
-        ))?;
-        check(libc::connect(
-            fd,
-            (&raw const address).cast(),
-            size_of_val(&address) as libc::socklen_t,
-        ))?;
-    }
-    Ok(stream)
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_tcp_congestion(congestion.as_bytes())?;
+    socket.connect(&SocketAddr::from((RECEIVER, PORT)).into())?;
+    Ok(socket.into())
 }
 
 /// `tcpi_bytes_retrans` of `TCP_INFO`, at its place in the kernel's structure.
