@@ -107,6 +107,11 @@ async fn curl_is_served_with_http_1_and_2_with_and_without_tls() -> TestResult {
         assert!(String::from_utf8(body)?.contains("Established"));
         let (body, _) = curl(&namespace, &[option, &url("blob")]).await;
         assert!(body == pattern(1, BLOB), "{scheme} {option}");
+        // Older releases of curl send a body wrong over HTTP/2 when their socket takes a part of it
+        // only; hyper's client uploads over HTTP/2 in a test of its own.
+        if version == "2" {
+            continue;
+        }
         let post = [option, "--data-binary", &data, &url("hash")];
         let (body, seen) = curl(&namespace, &post).await;
         assert_eq!(String::from_utf8(body)?, expected, "{scheme} {option}");
