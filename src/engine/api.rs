@@ -86,6 +86,7 @@ impl Engine {
         match slot {
             Some(Slot::Opening(opening)) => Ok(&opening.link),
             Some(Slot::Open(connection)) => Ok(&connection.link),
+            Some(Slot::Idle(idle)) => Ok(&idle.link),
             Some(Slot::Done(link)) => Ok(link),
             Some(Slot::Listener(_) | Slot::Undecided(_)) | None => Err(no_such_id()),
         }
@@ -103,6 +104,7 @@ impl Engine {
             Slot::Listener(_) => Some(State::Listen),
             Slot::Opening(opening) => Some(opening.state()),
             Slot::Open(connection) => Some(connection.state),
+            Slot::Idle(idle) => Some(idle.state),
             Slot::Undecided(_) => Some(State::SynReceived),
             Slot::Done(_) => Some(State::Closed),
         }

@@ -85,7 +85,7 @@ impl Engine {
                     self.abandon_opening(index);
                 }
             }
-            Slot::Undecided(_) => {}
+            Slot::Idle(_) | Slot::Undecided(_) => {}
             Slot::Done(link) => {
                 link.button.answer();
                 if link.closed_by_owner().is_some() {
@@ -300,7 +300,7 @@ impl Engine {
             }
             Slot::Listener(_) => self.close_listener(index, Failure::Aborted, now),
             Slot::Undecided(_) => drop(self.remove_slot(index)),
-            Slot::Done(_) => {}
+            Slot::Idle(_) | Slot::Done(_) => {}
         }
     }
 
@@ -360,7 +360,7 @@ impl Engine {
                     connection.abort(Failure::StackClosed, &mut context!(self, now))
                 }
                 Slot::Opening(opening) => opening.link.fail(Failure::StackClosed, &mut self.wakes),
-                Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {}
+                Slot::Idle(_) | Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {}
             }
             if matches!(entry.slot, Slot::Opening(_) | Slot::Undecided(_)) {
                 self.abandon_opening(id.index());
@@ -379,6 +379,7 @@ impl Engine {
                 Slot::Listener(listener) => Some(listener_info(listener)),
                 Slot::Opening(opening) => Some(opening.socket_info(now)),
                 Slot::Open(connection) => Some(connection.socket_info(now)),
+                Slot::Idle(idle) => Some(idle.socket_info(now)),
                 Slot::Undecided(undecided) => {
                     let timer = (TimerKind::Limit, undecided.deadline.since(now));
                     Some(small_info(&entry.tuple, State::SynReceived, timer))
@@ -405,6 +406,7 @@ impl Engine {
             .slot
         {
             Slot::Open(connection) => Some(connection.tcp_info()),
+            Slot::Idle(idle) => Some(idle.tcp_info()),
             Slot::Opening(_) | Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => None,
         }
     }

@@ -274,6 +274,7 @@ impl Engine {
                 self.slots.get_mut(index).map(|entry| &mut entry.slot)
             {
                 connection.set_path_mtu(mtu as u32);
+                self.settle(index);
             }
         }
     }
@@ -374,7 +375,7 @@ impl Engine {
                     }
                     Slot::Opening(opening) => opening.link.fail(failure, &mut self.wakes),
                     Slot::Open(connection) => connection.link.fail(failure, &mut self.wakes),
-                    Slot::Undecided(_) | Slot::Done(_) => {}
+                    Slot::Idle(_) | Slot::Undecided(_) | Slot::Done(_) => {}
                 }
             }
         }
@@ -455,7 +456,9 @@ impl Engine {
         let entry = self.slots.get_mut(index)?;
         let tuple = entry.tuple;
         match &mut entry.slot {
-            Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => entry.ready = false,
+            Slot::Idle(_) | Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {
+                entry.ready = false;
+            }
             Slot::Opening(opening) => {
                 entry.ready = false;
                 let (deadline, options) = (opening.deadline, opening.options);
@@ -479,6 +482,7 @@ impl Engine {
                     return self.packet(&tuple, out.header, payload, out.gso_size, (out.ttl, tos));
                 }
                 entry.ready = false;
+                let connection_is_idle = connection.is_idle();
                 let (state, deadline, finished) = (
                     connection.state,
                     connection.next_deadline(),
@@ -487,7 +491,12 @@ impl Engine {
                 match state {
                     State::TimeWait => self.enter_time_wait(index, now),
                     State::Closed if finished => drop(self.finish(index)),
-                    _ => self.deadlines.set(index, deadline),
+                    _ => {
+                        self.deadlines.set(index, deadline);
+                        if connection_is_idle {
+                            self.slots.on_quiet(index, now);
+                        }
+                    }
                 }
             }
         }
@@ -606,7 +615,7 @@ impl Engine {
                 self.forget_connection(index, &entry.tuple, connection.is_orphan())
             }
             Slot::Undecided(_) => self.forget_undecided(index, &entry.tuple),
-            Slot::Done(_) => {}
+            Slot::Idle(_) | Slot::Done(_) => {}
         }
         Some(entry)
     }

@@ -153,7 +153,7 @@ impl Engine {
                 self.progress(index, progress, Some(seg), now);
             }
             Slot::Undecided(_) => self.in_undecided(index, &seg),
-            Slot::Listener(_) | Slot::Done(_) => {}
+            Slot::Idle(_) | Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
 
@@ -225,7 +225,7 @@ impl Engine {
                 self.counters.timed_out += 1;
                 drop(self.remove_slot(index));
             }
-            Slot::Undecided(_) | Slot::Listener(_) | Slot::Done(_) => {}
+            Slot::Undecided(_) | Slot::Idle(_) | Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
 

@@ -1,14 +1,14 @@
 //! Memory that pipes borrow while there are bytes in them.
 
-use std::collections::VecDeque;
+use std::mem;
 
 use bytes::BytesMut;
 
-use super::rope::Chunk;
+use super::rope::Rope;
 use crate::pool::Pool;
 
-/// Empty chunk lists that are kept.
-const STORAGE_MAX: usize = 256;
+/// Empty stocks that are kept.
+const STOCKS_MAX: usize = 256;
 
 /// A chunk list with more places than this is not kept.
 const STORAGE_CHUNKS_MAX: usize = 1024;
@@ -53,6 +53,53 @@ impl Size {
     }
 }
 
+/// What a pipe has only while there are bytes in it.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    /// What is older than `tail`.
+    pub(super) rope: Rope,
+    /// The end of what is queued, in a block that takes more.
+    pub(super) tail: BytesMut,
+    /// The size of that block, if there is one.
+    pub(super) tail_size: Option<Size>,
+}
+
+impl Stock {
+    pub(super) fn len(&self) -> usize {
+        self.rope.len() + self.tail.len()
+    }
+
+    /// The offset behind the last byte.
+    pub(super) fn end(&self) -> u64 {
+        self.rope.end() + self.tail.len() as u64
+    }
+
+    /// Makes a chunk of the tail; what is free of its block remains in use.
+    pub(super) fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.rope.push(bytes);
+        }
+    }
+
+    /// Bytes for which there is room in the block.
+    pub(super) fn spare(&self) -> usize {
+        self.tail.capacity() - self.tail.len()
+    }
+
+    /// Goes on in a new block of at least `size`, if memory allows, and of more than the last had.
+    pub(super) fn renew_tail(&mut self, size: Size, largest: Size, blocks: &mut Blocks) {
+        let mut size = size;
+        if let Some(full) = self.tail_size {
+            size = size.max(full.larger());
+            blocks.put(full, mem::take(&mut self.tail));
+        }
+        let size = size.min(largest);
+        self.tail = blocks.take(size);
+        self.tail_size = Some(size);
+    }
+}
+
 /// Blocks of one size.
 #[derive(Debug)]
 struct Shelf {
@@ -80,7 +127,8 @@ pub(crate) struct Blocks {
     small: Shelf,
     medium: Shelf,
     large: Shelf,
-    storage: Vec<VecDeque<Chunk>>,
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    stocks: Vec<Box<Stock>>,
 }
 
 impl Blocks {
@@ -91,7 +139,7 @@ impl Blocks {
             small: Shelf::new(Size::Small, 1024),
             medium: Shelf::new(Size::Medium, 256),
             large: Shelf::new(Size::Large, 128),
-            storage: Vec::new(),
+            stocks: Vec::new(),
         }
     }
 
@@ -120,17 +168,22 @@ impl Blocks {
         }
     }
 
-    /// An empty list of chunks.
-    pub(super) fn take_storage(&mut self) -> VecDeque<Chunk> {
-        self.storage.pop().unwrap_or_default()
+    /// A place for bytes whose first has this offset.
+    pub(super) fn take_stock(&mut self, start: u64) -> Box<Stock> {
+        let mut stock = self.stocks.pop().unwrap_or_default();
+        stock.rope.start_at(start);
+        stock
     }
 
-    /// Gives an empty list back.
-    pub(super) fn put_storage(&mut self, storage: VecDeque<Chunk>) {
-        if self.storage.len() < STORAGE_MAX
-            && (1..=STORAGE_CHUNKS_MAX).contains(&storage.capacity())
-        {
-            self.storage.push(storage);
+    /// Takes a stock back, with its block. No chunk is in it any more.
+    pub(super) fn put_stock(&mut self, mut stock: Box<Stock>) {
+        if let Some(size) = stock.tail_size.take() {
+            self.put(size, mem::take(&mut stock.tail));
+        }
+        debug_assert!(stock.rope.is_empty(), "the stock is in use");
+        if self.stocks.len() < STOCKS_MAX {
+            stock.rope.limit_storage(STORAGE_CHUNKS_MAX);
+            self.stocks.push(stock);
         }
     }
 }

@@ -170,7 +170,7 @@ impl Doorbell {
     }
 
     /// These options, shared with others that have the same: most sockets of a stack do.
-    pub(super) fn share(&self, options: SocketOptions) -> Arc<SocketOptions> {
+    pub(crate) fn share(&self, options: SocketOptions) -> Arc<SocketOptions> {
         let mut kept = self.options.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = kept.iter().find(|kept| ***kept == options) {
             return Arc::clone(same);

@@ -1,20 +1,18 @@
 //! Bytes received in order, on their way from the engine to one reader.
 
 use std::{
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
     Wakes,
-    blocks::Size,
+    blocks::{Size, Stock},
     budget::{ALWAYS, Charge},
     doorbell::Doorbell,
-    rope::Rope,
     waiters::{Key, Ready, Wait, Waiters},
 };
 use crate::packet::Payload;
@@ -45,12 +43,10 @@ pub(crate) struct RecvPipe {
 
 #[derive(Debug)]
 struct Inner {
-    /// What is older than `tail`. Its offsets are those of the stream.
-    rope: Rope,
-    /// The end of what is queued, in a block that takes more.
-    tail: BytesMut,
-    /// The size of that block, if there is one.
-    tail_size: Option<Size>,
+    /// What is queued, if anything is. Its offsets are those of the stream.
+    stock: Option<Box<Stock>>,
+    /// The offset of the next byte, when there is none.
+    start: u64,
     waiters: Waiters,
     capacity: u32,
     ring_when_free: u32,
@@ -97,21 +93,11 @@ pub(crate) struct RecvLook {
     pub(crate) consumed: u64,
 }
 
-/// Memory on its way back to the [`Doorbell`], once the pipe is unlocked.
-#[must_use]
-#[derive(Debug, Default)]
-struct Retired {
-    rope: Rope,
-    tail: BytesMut,
-    size: Option<Size>,
-}
-
 impl RecvPipe {
     pub(super) fn new(bell: Arc<Doorbell>, capacity: usize) -> Self {
         let inner = Mutex::new(Inner {
-            rope: Rope::new(),
-            tail: BytesMut::new(),
-            tail_size: None,
+            stock: None,
+            start: 0,
             waiters: Waiters::default(),
             capacity: clamp(capacity),
             ring_when_free: NEVER,
@@ -147,8 +133,9 @@ impl RecvPipe {
         let before = inner.queued();
         for slice in payload {
             if slice.len() >= keep_min {
-                inner.close_tail(&self.bell);
-                inner.push_chunk(slice, &self.bell);
+                let stock = inner.stock(&self.bell);
+                stock.close_tail();
+                stock.rope.push(slice);
             } else {
                 inner.append(&slice, &self.bell);
             }
@@ -191,7 +178,7 @@ impl RecvPipe {
             free: inner.free(&self.bell),
             allowed: inner.allowed(&self.bell),
             capacity: inner.capacity as usize,
-            consumed: inner.rope.start(),
+            consumed: inner.consumed(),
         }
     }
 
@@ -208,7 +195,7 @@ impl RecvPipe {
 
     /// [engine] Bytes that the reader has taken so far.
     pub(crate) fn consumed(&self) -> u64 {
-        self.lock().rope.start()
+        self.lock().consumed()
     }
 
     /// [engine] Bytes that there is memory for at this moment, whatever was promised to the peer.
@@ -380,25 +367,20 @@ impl RecvPipe {
         inner.discarding = true;
         inner.waiters.take(wakers);
         let unread = inner.queued();
-        let mut rope = mem::take(&mut inner.rope);
-        let tail = mem::take(&mut inner.tail);
-        let size = inner.tail_size.take();
-        inner.rope.skip_to(rope.end() + tail.len() as u64);
+        let retired = inner.stock.take();
+        inner.start = retired.as_ref().map_or(inner.start, |stock| stock.end());
         inner.recharge(&self.bell);
         drop(inner);
-        rope.clear();
-        self.put(Retired { rope, tail, size });
+        self.put(retired);
         unread > 0
     }
 
-    fn put(&self, mut retired: Retired) {
-        let storage = retired.rope.take_storage();
-        if retired.size.is_some() || storage.capacity() > 0 {
-            let mut blocks = self.bell.blocks();
-            blocks.put_storage(storage);
-            if let Some(size) = retired.size {
-                blocks.put(size, retired.tail);
-            }
+    /// Memory goes back once the pipe is unlocked.
+    fn put(&self, retired: Option<Box<Stock>>) {
+        if let Some(mut stock) = retired {
+            // Before the lock: the owner of a chunk may have code of its own to run.
+            stock.rope.clear();
+            self.bell.blocks().put_stock(stock);
         }
     }
 }
@@ -412,7 +394,19 @@ impl Drop for RecvPipe {
 
 impl Inner {
     fn queued(&self) -> usize {
-        self.rope.len() + self.tail.len()
+        self.stock.as_ref().map_or(0, |stock| stock.len())
+    }
+
+    fn consumed(&self) -> u64 {
+        self.stock
+            .as_ref()
+            .map_or(self.start, |stock| stock.rope.start())
+    }
+
+    fn stock(&mut self, bell: &Doorbell) -> &mut Stock {
+        let start = self.start;
+        self.stock
+            .get_or_insert_with(|| bell.blocks().take_stock(start))
     }
 
     fn allowed(&self, bell: &Doorbell) -> usize {
@@ -425,8 +419,12 @@ impl Inner {
 
     /// What is held has changed.
     fn recharge(&mut self, bell: &Doorbell) {
-        let held = self.rope.len() + self.tail.capacity() + self.beside as usize;
-        self.charge.set(held, bell.budget());
+        let queued = self
+            .stock
+            .as_ref()
+            .map_or(0, |stock| stock.len() + stock.spare());
+        self.charge
+            .set(queued + self.beside as usize, bell.budget());
     }
 
     fn wants_press(&self, bell: &Doorbell) -> bool {
@@ -452,97 +450,67 @@ impl Inner {
         }
     }
 
-    fn push_chunk(&mut self, bytes: Bytes, bell: &Doorbell) {
-        if !self.rope.has_storage() {
-            self.rope.adopt_storage(bell.blocks().take_storage());
-        }
-        self.rope.push(bytes);
-    }
-
-    /// Makes a chunk of the tail; what is free of its block remains in use.
-    fn close_tail(&mut self, bell: &Doorbell) {
-        if !self.tail.is_empty() {
-            let bytes = self.tail.split().freeze();
-            self.push_chunk(bytes, bell);
-        }
-    }
-
     /// Copies a small slice behind the tail, in the next block if the tail's is full. A pipe that
     /// fills takes larger and larger blocks.
     fn append(&mut self, mut slice: &[u8], bell: &Doorbell) {
-        while !slice.is_empty() {
-            let spare = self.tail.capacity() - self.tail.len();
-            let (fits, rest) = slice.split_at(slice.len().min(spare));
-            self.tail.extend_from_slice(fits);
-            slice = rest;
-            if !slice.is_empty() {
-                self.next_block(slice.len(), bell);
-            }
-        }
-    }
-
-    fn next_block(&mut self, bytes: usize, bell: &Doorbell) {
-        if self.tail.is_empty() && self.tail.try_reclaim(bytes) {
-            return;
-        }
-        self.close_tail(bell);
-        let mut size = Size::for_bytes(bytes);
-        let largest = bell.budget().largest_block();
-        let mut blocks = bell.blocks();
-        if let Some(full) = self.tail_size {
-            size = size.max(full.larger());
-            blocks.put(full, mem::take(&mut self.tail));
-        }
         // A small buffer is not worth a block that is larger.
-        let size = size
-            .min(largest)
-            .min(Size::for_bytes(self.capacity as usize / 16));
-        self.tail = blocks.take(size);
-        self.tail_size = Some(size);
+        let largest =
+            Size::for_bytes(self.capacity as usize / 16).min(bell.budget().largest_block());
+        let stock = self.stock(bell);
+        while !slice.is_empty() {
+            let (fits, rest) = slice.split_at(slice.len().min(stock.spare()));
+            stock.tail.extend_from_slice(fits);
+            slice = rest;
+            if slice.is_empty() || stock.tail.is_empty() && stock.tail.try_reclaim(slice.len()) {
+                continue;
+            }
+            stock.close_tail();
+            stock.renew_tail(Size::for_bytes(slice.len()), largest, &mut bell.blocks());
+        }
     }
 
     /// Shows up to `max` bytes from the front; says how many there were.
     fn show(&self, max: usize, copy: &mut impl FnMut(&[u8])) -> usize {
-        let shown = self.rope.for_each(max, &mut *copy);
-        let from_tail = self.tail.len().min(max - shown);
+        let Some(stock) = &self.stock else { return 0 };
+        let shown = stock.rope.for_each(max, &mut *copy);
+        let from_tail = stock.tail.len().min(max - shown);
         if from_tail > 0 {
-            copy(&self.tail[..from_tail]);
+            copy(&stock.tail[..from_tail]);
         }
         shown + from_tail
     }
 
     /// Drops bytes from the front.
     fn skip(&mut self, bytes: usize) {
-        let from_rope = bytes.min(self.rope.len());
-        self.rope.advance_to(self.rope.start() + from_rope as u64);
+        let Some(stock) = &mut self.stock else { return };
+        let from_rope = bytes.min(stock.rope.len());
+        stock.rope.advance_to(stock.rope.start() + from_rope as u64);
         let from_tail = bytes - from_rope;
         if from_tail > 0 {
-            bytes::Buf::advance(&mut self.tail, from_tail);
-            self.rope.skip(from_tail);
+            bytes::Buf::advance(&mut stock.tail, from_tail);
+            stock.rope.skip(from_tail);
         }
     }
 
-    /// Takes a part of up to `max` bytes from the front of what is queued, and it is not empty.
+    /// Takes a part of up to `max` bytes from the front of what is queued.
     fn split(&mut self, max: usize) -> Bytes {
-        self.rope.split_front(max).unwrap_or_else(|| {
-            let bytes = self.tail.split_to(max.min(self.tail.len())).freeze();
-            self.rope.skip(bytes.len());
+        let Some(stock) = &mut self.stock else {
+            return Bytes::new();
+        };
+        stock.rope.split_front(max).unwrap_or_else(|| {
+            let bytes = stock.tail.split_to(max.min(stock.tail.len())).freeze();
+            stock.rope.skip(bytes.len());
             bytes
         })
     }
 
     /// What an empty pipe does not need.
-    fn retire(&mut self) -> Retired {
+    fn retire(&mut self) -> Option<Box<Stock>> {
         if self.queued() > 0 {
-            return Retired::default();
+            return None;
         }
-        let mut rope = Rope::new();
-        rope.adopt_storage(self.rope.take_storage());
-        Retired {
-            rope,
-            tail: mem::take(&mut self.tail),
-            size: self.tail_size.take(),
-        }
+        self.start = self.consumed();
+        self.stock.take()
     }
 }
 
@@ -603,7 +571,11 @@ mod tests {
 
     fn memory(pipe: &RecvPipe) -> (bool, usize) {
         let inner = pipe.lock();
-        (inner.rope.has_storage(), inner.tail.capacity())
+        let stock = inner.stock.as_ref();
+        (
+            stock.is_some_and(|stock| stock.rope.chunk_count() > 0),
+            stock.map_or(0, |stock| stock.tail.capacity()),
+        )
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) struct Rope {
 
 impl Rope {
     /// An empty rope that starts at offset zero. It allocates nothing.
+    #[cfg(test)]
     pub(crate) const fn new() -> Self {
         Self {
             chunks: VecDeque::new(),
@@ -187,7 +188,7 @@ impl Rope {
     }
 
     /// Starts an empty rope at another offset.
-    pub(super) fn skip_to(&mut self, offset: u64) {
+    pub(crate) fn start_at(&mut self, offset: u64) {
         debug_assert!(self.is_empty(), "bytes overtake those in the rope");
         (self.start, self.end) = (offset, offset);
     }
@@ -207,21 +208,16 @@ impl Rope {
     }
 
     /// Whether there is a place for one more chunk without an allocation.
+    #[cfg(test)]
     pub(super) fn has_storage(&self) -> bool {
         self.chunks.capacity() > 0
     }
 
-    /// Uses the memory of `storage`, if the rope has none.
-    pub(super) fn adopt_storage(&mut self, storage: VecDeque<Chunk>) {
-        if !self.has_storage() {
-            self.chunks = storage;
+    /// Gives the memory of an empty rope back if it is for more chunks than this.
+    pub(super) fn limit_storage(&mut self, chunks: usize) {
+        if self.chunks.capacity() > chunks {
+            self.chunks = VecDeque::new();
         }
-    }
-
-    /// Gives the memory of an empty rope away.
-    pub(super) fn take_storage(&mut self) -> VecDeque<Chunk> {
-        debug_assert!(self.is_empty(), "the storage is in use");
-        std::mem::take(&mut self.chunks)
     }
 }
 

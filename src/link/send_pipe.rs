@@ -1,21 +1,19 @@
 //! Bytes from one writer, on their way to the engine.
 
 use std::{
-    collections::VecDeque,
     io::IoSlice,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     Wakes,
-    blocks::Size,
+    blocks::{Size, Stock},
     budget::Charge,
     doorbell::Doorbell,
-    rope::{Chunk, Rope},
+    rope::Rope,
     waiters::{Key, Ready, Wait, Waiters},
 };
 
@@ -39,12 +37,8 @@ pub(crate) struct SendPipe {
 
 #[derive(Debug)]
 struct Inner {
-    /// Written and not taken by the engine, but for what is in `tail`.
-    rope: Rope,
-    /// The end of it, in a block that takes more.
-    tail: BytesMut,
-    /// The size of that block, if there is one.
-    tail_size: Option<Size>,
+    /// Written and not taken by the engine, or what is left of a block.
+    stock: Option<Box<Stock>>,
     waiters: Waiters,
     capacity: u32,
     charge: Charge,
@@ -81,9 +75,7 @@ pub(super) enum Opening {
 impl SendPipe {
     pub(super) fn new(bell: Arc<Doorbell>, capacity: usize) -> Self {
         let inner = Mutex::new(Inner {
-            rope: Rope::new(),
-            tail: BytesMut::new(),
-            tail_size: None,
+            stock: None,
             waiters: Waiters::default(),
             capacity: clamp(capacity),
             charge: Charge::default(),
@@ -109,12 +101,12 @@ impl SendPipe {
     /// writes were.
     pub(crate) fn take(&self, queue: &mut Rope) -> bool {
         let mut inner = self.lock();
-        if inner.is_taken() {
+        let Some(stock) = inner.stock.as_mut().filter(|stock| stock.len() > 0) else {
             return false;
-        }
-        queue.push_all(&mut inner.rope);
-        if !inner.tail.is_empty() {
-            queue.push(inner.tail.split().freeze());
+        };
+        queue.push_all(&mut stock.rope);
+        if !stock.tail.is_empty() {
+            queue.push(stock.tail.split().freeze());
         }
         true
     }
@@ -132,12 +124,10 @@ impl SendPipe {
         inner.recharge(&self.bell);
         inner.check_room(wakes, &self.bell);
         if inner.queued == 0 && inner.is_taken() {
-            let storage = inner.rope.take_storage();
-            let tail = mem::take(&mut inner.tail);
-            let size = inner.tail_size.take();
+            let retired = inner.stock.take();
             inner.recharge(&self.bell);
             drop(inner);
-            self.put(storage, size, tail);
+            self.put(retired);
         }
     }
 
@@ -202,22 +192,18 @@ impl SendPipe {
         inner.failed = true;
         inner.event(wakes);
         inner.queued = 0;
-        let mut rope = mem::take(&mut inner.rope);
-        let tail = mem::take(&mut inner.tail);
-        let size = inner.tail_size.take();
+        let retired = inner.stock.take();
         inner.recharge(&self.bell);
         drop(inner);
-        rope.clear();
-        self.put(rope.take_storage(), size, tail);
+        self.put(retired);
     }
 
-    fn put(&self, storage: VecDeque<Chunk>, size: Option<Size>, tail: BytesMut) {
-        if size.is_some() || storage.capacity() > 0 {
-            let mut blocks = self.bell.blocks();
-            blocks.put_storage(storage);
-            if let Some(size) = size {
-                blocks.put(size, tail);
-            }
+    /// Memory goes back once the pipe is unlocked.
+    fn put(&self, retired: Option<Box<Stock>>) {
+        if let Some(mut stock) = retired {
+            // Before the lock: the owner of a chunk may have code of its own to run.
+            stock.rope.clear();
+            self.bell.blocks().put_stock(stock);
         }
     }
 
@@ -303,8 +289,9 @@ impl SendPipe {
         let part = chunk.split_to(n);
         inner.queued += n;
         if n >= KEEP_MIN {
-            inner.close_tail(&self.bell);
-            inner.push_chunk(part, &self.bell);
+            let stock = inner.stock(&self.bell);
+            stock.close_tail();
+            stock.rope.push(part);
             inner.recharge(&self.bell);
         } else {
             inner.append(&part, n, &self.bell);
@@ -381,7 +368,7 @@ impl Drop for SendPipe {
 
 impl Inner {
     fn is_taken(&self) -> bool {
-        self.rope.is_empty() && self.tail.is_empty()
+        self.stock.as_ref().is_none_or(|stock| stock.len() == 0)
     }
 
     fn is_over(&self) -> bool {
@@ -407,7 +394,7 @@ impl Inner {
 
     /// What is held has changed. What the engine took counts until it is released.
     fn recharge(&mut self, bell: &Doorbell) {
-        let spare = self.tail.capacity() - self.tail.len();
+        let spare = self.stock.as_ref().map_or(0, |stock| stock.spare());
         self.charge.set(self.queued + spare, bell.budget());
     }
 
@@ -421,63 +408,46 @@ impl Inner {
         Ready::WRITABLE.when(self.ready) | (Ready::WRITE_CLOSED | Ready::ERROR).when(self.failed)
     }
 
-    fn push_chunk(&mut self, bytes: Bytes, bell: &Doorbell) {
-        if !self.rope.has_storage() {
-            self.rope.adopt_storage(bell.blocks().take_storage());
-        }
-        self.rope.push(bytes);
-    }
-
-    /// Makes a chunk of the tail; what is free of its block remains in use.
-    fn close_tail(&mut self, bell: &Doorbell) {
-        if !self.tail.is_empty() {
-            let bytes = self.tail.split().freeze();
-            self.push_chunk(bytes, bell);
-        }
+    fn stock(&mut self, bell: &Doorbell) -> &mut Stock {
+        self.stock
+            .get_or_insert_with(|| bell.blocks().take_stock(0))
     }
 
     /// Copies a slice behind the tail; `expected` bytes are to come, this slice included.
     fn append(&mut self, mut slice: &[u8], mut expected: usize, bell: &Doorbell) {
+        // A small buffer is not worth a block that is larger.
+        let largest =
+            Size::for_bytes(self.capacity as usize / 16).min(bell.budget().largest_block());
+        let stock = self.stock(bell);
         while !slice.is_empty() {
-            let spare = self.tail.capacity() - self.tail.len();
-            let whole = self.tail_size.map_or(0, Size::bytes);
+            let spare = stock.spare();
+            let whole = stock.tail_size.map_or(0, Size::bytes);
             let wanted = expected.min(REST_MIN).min(whole);
-            if spare == 0 || (self.tail.is_empty() && spare < wanted) {
-                self.next_block(expected, bell);
+            if spare == 0 || (stock.tail.is_empty() && spare < wanted) {
+                next_block(stock, expected, largest, bell);
                 continue;
             }
             let (fits, rest) = slice.split_at(slice.len().min(spare));
-            self.tail.extend_from_slice(fits);
+            stock.tail.extend_from_slice(fits);
             expected -= fits.len();
             slice = rest;
         }
     }
+}
 
-    /// A block with room for `bytes`, or as large as they come.
-    fn next_block(&mut self, bytes: usize, bell: &Doorbell) {
-        let mut size = Size::for_bytes(bytes);
-        if let Some(old) = self.tail_size
-            && size <= old
-            && self.tail.is_empty()
-            && self.tail.try_reclaim(old.bytes())
-        {
-            return;
-        }
-        self.close_tail(bell);
-        let largest = bell.budget().largest_block();
-        let mut blocks = bell.blocks();
-        if let Some(full) = self.tail_size {
-            // Small writes that are not acknowledged yet gather in larger and larger blocks.
-            size = size.max(full.larger());
-            blocks.put(full, mem::take(&mut self.tail));
-        }
-        // A small buffer is not worth a block that is larger.
-        let size = size
-            .min(largest)
-            .min(Size::for_bytes(self.capacity as usize / 16));
-        self.tail = blocks.take(size);
-        self.tail_size = Some(size);
+/// A block with room for `bytes`, or as large as they come. Small writes that are not acknowledged
+/// yet gather in larger and larger blocks.
+fn next_block(stock: &mut Stock, bytes: usize, largest: Size, bell: &Doorbell) {
+    let size = Size::for_bytes(bytes);
+    if let Some(old) = stock.tail_size
+        && size <= old
+        && stock.tail.is_empty()
+        && stock.tail.try_reclaim(old.bytes())
+    {
+        return;
     }
+    stock.close_tail();
+    stock.renew_tail(size, largest, &mut bell.blocks());
 }
 
 /// Reads slices one after another.
@@ -539,7 +509,11 @@ mod tests {
 
     fn memory(pipe: &SendPipe) -> (bool, usize) {
         let inner = pipe.lock();
-        (inner.rope.has_storage(), inner.tail.capacity())
+        let stock = inner.stock.as_ref();
+        (
+            stock.is_some_and(|stock| stock.rope.has_storage()),
+            stock.map_or(0, |stock| stock.tail.capacity()),
+        )
     }
 
     #[test]

@@ -622,7 +622,7 @@ mod tests {
             size_of::<Button>(),
             size_of::<Readiness<'_>>(),
         );
-        assert!(size <= 464, "{size}");
+        assert!(size <= 352, "{size}");
     }
 
     #[test]

@@ -81,6 +81,13 @@ pub(super) struct Pending {
     pub(super) reset: Option<Reset>,
 }
 
+impl Pending {
+    /// Whether there is anything; a pull that found nothing is none.
+    pub(super) const fn is_any(&self) -> bool {
+        self.loss_probe || self.window_probe || self.keepalive || self.reset.is_some()
+    }
+}
+
 /// Which reset is to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reset {

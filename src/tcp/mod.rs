@@ -22,6 +22,7 @@ pub(crate) mod assembler;
 pub(crate) mod congestion;
 pub(crate) mod connection;
 pub(crate) mod handshake;
+pub(crate) mod idle;
 mod input;
 mod liveness;
 pub(crate) mod negotiated;

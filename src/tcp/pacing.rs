@@ -20,6 +20,13 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
+    pub(super) fn new(always: bool) -> Self {
+        Self {
+            always,
+            ..Self::default()
+        }
+    }
+
     /// When something more may go out, if not at `now`.
     fn waits_until(&self, now: Time) -> Option<Time> {
         (self.free_at > now).then_some(self.free_at)

@@ -26,7 +26,7 @@ const STEPS_V4: [u32; 2] = [1024 + 40, 536 + 40];
 const STEPS_V6: [u32; 1] = [1280];
 
 /// The largest packets that the path takes, as far as we know.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct PathMtu {
     /// In bytes.
     pub(super) mtu: u32,

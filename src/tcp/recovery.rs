@@ -129,6 +129,14 @@ struct Rack {
     round_end: u64,
 }
 
+/// What a connection has learned about reordering on its path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reordering {
+    seen: bool,
+    widened: u8,
+    persist: u8,
+}
+
 /// What it takes to find out that an episode was for nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
@@ -237,6 +245,21 @@ impl Delivery {
 }
 
 impl Recovery {
+    /// What outlasts a pause.
+    pub(crate) fn reordering(&self) -> Reordering {
+        Reordering {
+            seen: self.rack.reordering_seen,
+            widened: self.rack.widened,
+            persist: self.rack.persist,
+        }
+    }
+
+    /// Takes over what was learned before a pause.
+    pub(crate) fn set_reordering(&mut self, before: Reordering) {
+        self.rack.reordering_seen = before.seen;
+        (self.rack.widened, self.rack.persist) = (before.widened, before.persist);
+    }
+
     pub(crate) fn new(now: Time) -> Self {
         Self {
             board: Scoreboard::default(),

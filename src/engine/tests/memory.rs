@@ -7,10 +7,10 @@ use super::{
     script::Script,
 };
 use crate::{
-    config::Config,
+    config::{Config, KeepAlive, SocketOptions},
     device::link::Impairment,
-    engine::{ConnId, Engine},
-    info::State,
+    engine::{ConnId, Engine, slots::Slot},
+    info::{State, TcpInfo},
 };
 
 fn held(engine: &Engine) -> usize {
@@ -163,4 +163,57 @@ fn when_memory_is_scarce_data_out_of_order_gives_way_to_data_in_order() {
     assert!(held(&s.engine) <= 1 << 20);
     s.recv(". 1:1001(1000) ack 1 win 0");
     assert!(s.info().received >= 1000);
+}
+
+#[test]
+fn a_connection_that_was_made_small_is_the_same_when_something_happens() {
+    let mut config = Config::default();
+    let keepalive = KeepAlive {
+        idle: Duration::from_secs(100),
+        ..KeepAlive::default()
+    };
+    config.options(SocketOptions {
+        keepalive: Some(keepalive),
+        ..SocketOptions::default()
+    });
+    let mut s = Script::accepted_with(
+        config,
+        "mss 1000,sackOK,TS val 100 ecr 0,nop,wscale 7",
+        60_000,
+    );
+    s.write(0, 5000);
+    s.drain();
+    s.wait_ms(30);
+    s.recv("P. 1:1001(1000) ack 5001 win 500 <TS val 130 ecr 0>");
+    s.read().unwrap();
+    s.shutdown();
+    s.recv(". 1001:1001(0) ack 5002 win 501 <TS val 131 ecr 0>");
+    s.wait_ms(1000);
+    s.drain();
+    let before = TcpInfo {
+        delivery_rate: None,
+        ..s.info()
+    };
+    assert_eq!(before.state, State::FinWait2);
+    let now = s.engine.at(s.now);
+    s.engine.slots.park_all(now);
+    let index = s.engine.slots.resolve(s.id()).unwrap();
+    assert!(matches!(
+        s.engine.slots.get(index).unwrap().slot,
+        Slot::Idle(_)
+    ));
+    assert_eq!(s.info(), before);
+    s.recv("P. 1001:1011(10) ack 5002 win 501 <TS val 132 ecr 0>");
+    s.wait_ms(40);
+    s.sent(". 5002:5002(0) ack 1011 <TS val 1030 ecr 132>");
+    assert_eq!(s.read().unwrap(), pattern(1000, 10));
+    s.wait_ms(1000);
+    let now = s.engine.at(s.now);
+    s.engine.slots.park_all(now);
+    s.wait(Duration::from_secs(98));
+    s.silence();
+    s.wait(Duration::from_secs(1));
+    s.sent(". 5001:5001(0) ack 1011");
+    s.recv("F. 1011:1011(0) ack 5002 win 501 <TS val 133 ecr 0>");
+    s.sent(". 5002:5002(0) ack 1012");
 }

@@ -27,7 +27,8 @@ pub(super) struct Cubic {
     hystart: HyStart,
     /// Until when time has been counted as active or left out.
     counted: Time,
-    undo: Option<(Restore, Curve)>,
+    /// In a box, for few connections have one.
+    undo: Option<Box<(Restore, Curve)>>,
 }
 
 /// The cubic function of a congestion avoidance stage and the Reno window beside it.
@@ -160,7 +161,7 @@ impl CongestionControl for Cubic {
     }
 
     fn on_congestion(&mut self, _flight_size: u32, _cause: Cause, _now: Time) {
-        self.undo = Some((self.window.restore(), self.curve));
+        self.undo = Some(Box::new((self.window.restore(), self.curve)));
         self.curve.reduce(f64::from(self.window.cwnd));
         self.window.enter_recovery(self.multiplicative_decrease());
         self.hystart = HyStart::default();
@@ -172,7 +173,7 @@ impl CongestionControl for Cubic {
 
     fn on_rto(&mut self, _flight_size: u32, _now: Time) {
         if self.window.is_first_timeout() {
-            self.undo = Some((self.window.restore(), self.curve));
+            self.undo = Some(Box::new((self.window.restore(), self.curve)));
             self.curve.reduce(f64::from(self.window.cwnd));
         }
         // §4.8: the next stage begins with K = 0 and W_max at the window of then.
@@ -182,7 +183,7 @@ impl CongestionControl for Cubic {
     }
 
     fn on_spurious(&mut self, _now: Time) {
-        if let Some((window, curve)) = self.undo.take() {
+        if let Some((window, curve)) = self.undo.take().map(|undo| *undo) {
             self.window.undo(&window);
             self.curve = curve;
         }
