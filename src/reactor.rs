@@ -37,13 +37,6 @@ const RECV_BATCH: usize = 256;
 /// Packets given to the device before it is asked again for what it has received.
 const SEND_BATCH: usize = 64;
 
-/// Bytes after which they are enough as well: what they are answered with may allow others to be
-/// sent from the same memory, while that is in a cache.
-const SEND_BYTES: usize = 256 << 10;
-
-/// Packets between two looks at how many bytes they are.
-const SEND_STEP: usize = 4;
-
 /// Turns in a row before other tasks of the runtime get theirs.
 const TURNS: usize = 8;
 
@@ -262,14 +255,8 @@ impl<D: Device> Reactor<D> {
     /// Sends a batch; whether there may be more. While the device takes nothing, the engine is asked
     /// for nothing, so that nothing piles up.
     fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
-        let (mut all, mut bytes) = (false, 0);
-        if self.to_send.is_empty() {
-            while !all && self.to_send.len() < SEND_BATCH && bytes < SEND_BYTES {
-                let before = self.to_send.len();
-                all = self.engine.poll_packet(now, SEND_STEP, &mut self.to_send);
-                bytes += self.to_send.range(before..).map(Packet::len).sum::<usize>();
-            }
-        }
+        let all =
+            self.to_send.is_empty() && self.engine.poll_packet(now, SEND_BATCH, &mut self.to_send);
         let waiting = self.to_send.len();
         if waiting > 0 {
             match self.device.poll_send(cx, &mut self.to_send) {
