@@ -131,8 +131,8 @@ macro_rules! common_options {
             }
 
             /// What dropping the last handle does (`SO_LINGER`): with `None`, what is left is sent
-            /// in the background; with zero, it is discarded and the connection is reset; any other
-            /// time bounds how long what is left may be sent. Kept in whole seconds, rounded down.
+            /// in the background; with zero, it is discarded and the connection is reset. Any other
+            /// time does as `None`; it is kept in whole seconds, rounded down.
             ///
             /// Unlike a socket of the kernel, dropping never blocks the thread, whatever is set.
             ///
