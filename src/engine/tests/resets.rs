@@ -204,3 +204,22 @@ fn f5_floods_of_nonsense_get_at_most_one_answer_each_and_not_without_end() {
     s.recv_packet(raw::Tcp::from_peer(&s, SYN, 0).packet());
     assert_eq!(s.drain().len(), 1);
 }
+
+/// A reset is not acknowledged, so it is sent once. Where it is lost, the peer learns of the end when
+/// it sends something: what has nothing to send has keep-alive to ask with (RFC 9293 §3.8.4).
+#[test]
+fn a_reset_that_was_lost_is_sent_again_to_whoever_asks_and_to_nobody_else() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("P. 1:101(100) ack 1 win 65535");
+    s.drain();
+    s.close();
+    s.sent("R. 1:1(0) ack 101");
+    s.wait_ms(3_600_000);
+    s.silence();
+    // The probe of a peer that keeps alive, and data.
+    s.recv(". 100:100(0) ack 1 win 65535");
+    s.sent("R 1:1(0)");
+    s.recv("P. 101:201(100) ack 1 win 65535");
+    s.sent("R 1:1(0)");
+    s.silence();
+}
