@@ -297,6 +297,27 @@ impl RecvPipe {
         Read::some(taken, press)
     }
 
+    /// What lies in one piece at the front, without a copy. It stays queued.
+    pub(super) fn front(&self, wait: Wait<'_>) -> Read<Bytes> {
+        match self.lock().check(wait) {
+            Ok(mut inner) => Read::some(inner.front(), false),
+            Err(nothing) => nothing,
+        }
+    }
+
+    /// Drops bytes from the front, or all if there are fewer; says whether to press.
+    pub(super) fn consume(&self, bytes: usize) -> bool {
+        let mut inner = self.lock();
+        let bytes = bytes.min(inner.queued());
+        inner.skip(bytes);
+        let press = inner.wants_press(&self.bell);
+        let retired = inner.retire();
+        inner.recharge(&self.bell);
+        drop(inner);
+        self.put(retired);
+        press
+    }
+
     /// Shows up to `max` bytes and leaves them queued.
     pub(super) fn peek(
         &self,
@@ -490,6 +511,17 @@ impl Inner {
             bytes::Buf::advance(&mut stock.tail, from_tail);
             stock.rope.skip(from_tail);
         }
+    }
+
+    /// The piece at the front; the open block's part becomes a chunk if there is no other.
+    fn front(&mut self) -> Bytes {
+        let Some(stock) = &mut self.stock else {
+            return Bytes::new();
+        };
+        if stock.rope.is_empty() {
+            stock.close_tail();
+        }
+        stock.rope.front().cloned().unwrap_or_default()
     }
 
     /// Takes a part of up to `max` bytes from the front of what is queued.

@@ -93,6 +93,11 @@ impl Rope {
         Some(chunk.bytes)
     }
 
+    /// The first chunk, which stays where it is.
+    pub(super) fn front(&self) -> Option<&Bytes> {
+        self.chunks.front().map(|chunk| &chunk.bytes)
+    }
+
     /// Takes up to `max` bytes of the first chunk out, without a copy.
     pub(crate) fn split_front(&mut self, max: usize) -> Option<Bytes> {
         let chunk = self.chunks.front_mut()?;

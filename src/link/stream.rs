@@ -219,6 +219,19 @@ impl StreamLink {
         self.read_result(self.recv.read_chunk(max, Wait::Never))
     }
 
+    /// What lies in one piece at the front, without a copy; it stays queued. Nothing: the end of the
+    /// stream.
+    pub(crate) fn poll_front(&self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        poll(self.read_result(self.recv.front(Wait::InSlot(cx.waker()))))
+    }
+
+    /// Drops bytes from the front of what is queued.
+    pub(crate) fn consume(&self, bytes: usize) {
+        if self.recv.consume(bytes) {
+            self.button.press();
+        }
+    }
+
     /// Presses the button if the engine wants to know, under no lock.
     fn read_result<T: Default>(&self, read: Read<T>) -> io::Result<T> {
         match read {

@@ -6,10 +6,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
-use super::TcpStream;
+use super::{TcpStream, buffered::Shown};
 
 /// A stream with the traits of futures-io in place of tokio's.
 ///
@@ -35,7 +35,7 @@ use super::TcpStream;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct FuturesStream(TcpStream);
+pub struct FuturesStream(TcpStream, Shown);
 
 impl FuturesStream {
     /// The stream with tokio's traits.
@@ -46,7 +46,7 @@ impl FuturesStream {
 
 impl From<TcpStream> for FuturesStream {
     fn from(stream: TcpStream) -> Self {
-        Self(stream)
+        Self(stream, Shown::default())
     }
 }
 
@@ -65,6 +65,18 @@ impl AsyncRead for FuturesStream {
         let mut buf = ReadBuf::new(buf);
         ready!(self.0.poll_read_shared(cx, &mut buf))?;
         Poll::Ready(Ok(buf.filled().len()))
+    }
+}
+
+impl AsyncBufRead for FuturesStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let Self(stream, shown) = self.get_mut();
+        shown.poll_fill(&stream.link, cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        let Self(stream, shown) = self.get_mut();
+        shown.consume(&stream.link, amount);
     }
 }
 

@@ -12,29 +12,120 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
-use super::TcpStream;
+use super::{TcpStream, buffered::Shown};
 
 /// The half to read from, borrowed from a stream by [`TcpStream::split`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let (mut reader, mut writer) = stream.split();
+/// # accepted.write_all(b"a question").await?;
+/// # accepted.shutdown().await?;
+/// // Both at one time, in one task.
+/// let mut question = String::new();
+/// let (read, written) = tokio::join!(
+///     reader.read_to_string(&mut question),
+///     writer.write_all(b"an answer"),
+/// );
+/// assert_eq!((read?, written?), (10, ()));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct ReadHalf<'a>(&'a TcpStream);
+pub struct ReadHalf<'a> {
+    stream: &'a TcpStream,
+    shown: Shown,
+}
 
 /// The half to write to, borrowed from a stream by [`TcpStream::split`]. Dropping it closes
 /// nothing; `shutdown` does.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let (_, mut writer) = stream.split();
+/// writer.write_all(b"all").await?;
+/// writer.shutdown().await?;
+/// let mut text = String::new();
+/// accepted.read_to_string(&mut text).await?;
+/// assert_eq!(text, "all");
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct WriteHalf<'a>(&'a TcpStream);
 
 /// The half to read from that [`TcpStream::into_split`] gives. Dropping it closes nothing until the
 /// other half is gone too.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let (mut reader, mut writer) = stream.into_split();
+/// let echo = tokio::spawn(async move { tokio::io::copy(&mut reader, &mut writer).await });
+/// accepted.write_all(b"to and fro").await?;
+/// accepted.shutdown().await?;
+/// let mut text = String::new();
+/// accepted.read_to_string(&mut text).await?;
+/// assert_eq!((text.as_str(), echo.await??), ("to and fro", 10));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct OwnedReadHalf {
     stream: Arc<TcpStream>,
+    shown: Shown,
 }
 
 /// The half to write to that [`TcpStream::into_split`] gives. Dropping it closes the sending side,
 /// as `shutdown` does, unless it is [forgotten](Self::forget); from any thread, with or without a
 /// runtime.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use tokio::io::AsyncReadExt;
+///
+/// let (reader, writer) = stream.into_split();
+/// drop(writer); // The peer reads to the end; the reader lives on.
+/// assert_eq!(accepted.read(&mut [0; 9]).await?, 0);
+/// drop(reader);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     stream: Arc<TcpStream>,
@@ -42,17 +133,40 @@ pub struct OwnedWriteHalf {
 }
 
 /// Two halves that were not made from one stream: given back.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// let (reader, writer) = stream.into_split();
+/// let (_, other_writer) = accepted.into_split();
+/// let error = reader.reunite(other_writer).unwrap_err();
+/// assert_eq!(error.to_string(), "the halves belong to different streams");
+/// let stream = error.0.reunite(writer)?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
 
 pub(super) fn borrowed(stream: &mut TcpStream) -> (ReadHalf<'_>, WriteHalf<'_>) {
-    (ReadHalf(&*stream), WriteHalf(&*stream))
+    let read = ReadHalf {
+        stream,
+        shown: Shown::default(),
+    };
+    (read, WriteHalf(stream))
 }
 
 pub(super) fn owned(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
     let stream = Arc::new(stream);
     let read = OwnedReadHalf {
         stream: stream.clone(),
+        shown: Shown::default(),
     };
     let write = OwnedWriteHalf {
         stream,
@@ -162,6 +276,42 @@ macro_rules! read_halves {
             /// As [`TcpStream::read_chunk`].
             pub async fn read_chunk(&mut self, max: usize) -> io::Result<Option<Bytes>> {
                 self.as_ref().read_chunk(max).await
+            }
+        }
+
+        /// Shows what the stack has received without a copy, so that a `BufReader` around it is of no
+        /// use. What is not consumed stays for all other ways to read.
+        ///
+        /// ```
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+        /// # let (device, _other) = synack::device::pair(1500);
+        /// # let stack = synack::Stack::builder().address("10.7.0.2/24".parse()?).spawn(device)?;
+        /// # let listener = stack.listen("10.7.0.2:7").await?;
+        /// # let mut peer = stack.connect("10.7.0.2:7").await?;
+        /// # let (mut stream, _) = listener.accept().await?;
+        /// # peer.write_all(b"one\ntwo\n").await?;
+        /// # peer.shutdown().await?;
+        /// let (reader, _writer) = stream.split();
+        /// let mut lines = reader.lines();
+        /// assert_eq!(lines.next_line().await?.as_deref(), Some("one"));
+        /// assert_eq!(lines.next_line().await?.as_deref(), Some("two"));
+        /// assert_eq!(lines.next_line().await?, None);
+        /// # Ok(()) }
+        /// ```
+        impl AsyncBufRead for $half {
+            fn poll_fill_buf(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<&[u8]>> {
+                let this = self.get_mut();
+                this.shown.poll_fill(&this.stream.link, cx)
+            }
+
+            fn consume(self: Pin<&mut Self>, amount: usize) {
+                let this = self.get_mut();
+                this.shown.consume(&this.stream.link, amount);
             }
         }
 
@@ -301,7 +451,7 @@ impl Drop for OwnedWriteHalf {
 
 impl AsRef<TcpStream> for ReadHalf<'_> {
     fn as_ref(&self) -> &TcpStream {
-        self.0
+        self.stream
     }
 }
 

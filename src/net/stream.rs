@@ -133,6 +133,10 @@ impl TcpStream {
     }
 
     /// A half to read from and a half to write to, which borrow the stream.
+    ///
+    /// The half to read from is an [`AsyncBufRead`](tokio::io::AsyncBufRead), without a copy. The
+    /// stream itself is none: the `split` of `AsyncBufReadExt` would hide this one from programs
+    /// that use both.
     pub fn split(&mut self) -> (tcp::ReadHalf<'_>, tcp::WriteHalf<'_>) {
         split::borrowed(self)
     }

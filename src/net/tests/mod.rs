@@ -1,3 +1,4 @@
+mod buffered;
 mod datagrams;
 mod faults;
 mod incoming;
