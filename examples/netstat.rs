@@ -106,8 +106,8 @@ fn print(sockets: &[SocketInfo], seen: &mut Vec<State>, terminal: bool) -> io::R
         text += "\x1b[2J\x1b[H";
     }
     text += &format!(
-        "{:<13} {:>7} {:>7}  {:<15} {:<15} {:<5} timer\n",
-        "state", "recv-q", "send-q", "local", "peer", "owner"
+        "{:<5} {:<13} {:>7} {:>7}  {:<15} {:<15} {:<5} timer\n",
+        "proto", "state", "recv-q", "send-q", "local", "peer", "owner"
     );
     for socket in sockets {
         let peer = socket
@@ -117,7 +117,8 @@ fn print(sockets: &[SocketInfo], seen: &mut Vec<State>, terminal: bool) -> io::R
             format!("{kind:?} in {left:.1?}")
         });
         text += &format!(
-            "{:<13} {:>7} {:>7}  {:<15} {peer:<15} {:<5} {timer}\n",
+            "{:<5} {:<13} {:>7} {:>7}  {:<15} {peer:<15} {:<5} {timer}\n",
+            format!("{:?}", socket.protocol).to_lowercase(),
             socket.state,
             socket.recv_queue,
             socket.send_queue,

@@ -3,6 +3,27 @@
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
 /// The states of RFC 9293 §3.3.2.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use synack::info::State;
+///
+/// stream.abort();
+/// tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+/// let sockets = server.sockets().await?;
+/// let states: Vec<State> = sockets.iter().map(|socket| socket.state).collect();
+/// assert_eq!(states, [State::Listen]);
+/// assert_eq!(State::TimeWait.to_string(), "TIME-WAIT");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[allow(missing_docs, reason = "the names are the RFC's")]
@@ -39,6 +60,27 @@ impl fmt::Display for State {
 }
 
 /// Which timer of a connection fires next.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use synack::info::TimerKind;
+/// use tokio::io::AsyncWriteExt;
+///
+/// accepted.write_all(b"on its way").await?;
+/// accepted.shutdown().await?;
+/// let sockets = server.sockets().await?;
+/// let timers: Vec<TimerKind> = sockets.iter().filter_map(|s| Some(s.timer?.0)).collect();
+/// assert!(timers.iter().all(|timer| *timer != TimerKind::KeepAlive));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -63,16 +105,69 @@ pub enum TimerKind {
     Pacing,
 }
 
+/// What a socket speaks.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use synack::info::Protocol;
+///
+/// let socket = client.bind_udp("10.0.0.2:5353").await?;
+/// let sockets = client.sockets().await?;
+/// let udp = sockets.iter().find(|socket| socket.protocol == Protocol::Udp);
+/// assert_eq!(udp.map(|udp| udp.local), Some(socket.local_addr()?));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum Protocol {
+    /// A listener or a connection.
+    Tcp,
+    /// A datagram socket.
+    Udp,
+}
+
 /// A line of the netstat view.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// use tokio::io::AsyncWriteExt;
+///
+/// accepted.write_all(b"not read yet").await?;
+/// tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+/// for socket in client.sockets().await? {
+///     println!("{} {} {:?} {}", socket.state, socket.local, socket.peer, socket.recv_queue);
+///     assert_eq!(socket.recv_queue, 12);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SocketInfo {
-    /// Its state.
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its state. As on Linux, one of UDP is ESTABLISHED when it is connected, and CLOSED when not.
     pub state: State,
     /// Our address.
     pub local: SocketAddr,
-    /// The peer's; `None` for a listener.
+    /// The peer's; `None` for a listener, and for UDP that is not connected.
     pub peer: Option<SocketAddr>,
     /// Bytes received and not yet read; for a listener, connections not yet accepted.
     pub recv_queue: usize,
@@ -87,6 +182,22 @@ pub struct SocketInfo {
 }
 
 /// The state of one connection: the fields of Linux's `TCP_INFO`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// # let listener = server.listen("10.0.0.1:80").await?;
+/// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+/// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+/// let info = stream.info().await?;
+/// assert!(info.sack && info.timestamps);
+/// assert_eq!((info.congestion, info.in_flight), ("cubic", 0));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -159,6 +270,24 @@ fn kind_as_text<S: serde::Serializer>(
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of a stack: one for each kind of event, and one for each reason to drop.
+        ///
+        /// ```
+        /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// # use synack::{Stack, device};
+        /// # let (one, other) = device::pair(1500);
+        /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+        /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+        /// # let listener = server.listen("10.0.0.1:80").await?;
+        /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+        /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+        /// let counters = client.counters().await?;
+        /// assert_eq!(counters.active_opens, 1);
+        /// for (name, count) in counters.iter().filter(|(_, count)| *count > 0) {
+        ///     println!("{name} {count}");
+        /// }
+        /// # Ok(()) }
+        /// ```
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]

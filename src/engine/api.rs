@@ -12,7 +12,7 @@ use crate::{
     link::{ConnId, ListenerLink, StreamLink},
 };
 
-fn no_such_id() -> io::Error {
+pub(super) fn no_such_id() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "there is no such connection any more",
@@ -111,6 +111,30 @@ impl Engine {
     }
 
     /// Reads what has come: 0 at the end of the stream, `WouldBlock` when there is nothing yet.
+    ///
+    /// ```
+    /// # use std::{collections::VecDeque, time::Instant};
+    /// # use synack::{config::Config, engine::Engine};
+    /// # let now = Instant::now();
+    /// # let mut server = Engine::new(Config::default(), &["10.0.0.1/24".parse()?], 1500, now);
+    /// # let mut client = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+    /// # let exchange = |one: &mut Engine, other: &mut Engine| for _ in 0..9 {
+    /// #     let mut packets = VecDeque::new();
+    /// #     one.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| other.on_packet(packet, now));
+    /// #     other.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| one.on_packet(packet, now));
+    /// # };
+    /// let listener = server.listen("10.0.0.1:80".parse()?, 16)?;
+    /// let id = client.connect("10.0.0.1:80".parse()?, now)?;
+    /// exchange(&mut client, &mut server);
+    /// client.write(id, b"hello", now)?;
+    /// exchange(&mut client, &mut server);
+    /// let (accepted, _peer) = server.accept(listener).expect("it is established");
+    /// let mut buf = [0; 16];
+    /// assert_eq!(server.read(accepted, &mut buf, now)?, 5);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&mut self, id: ConnId, buf: &mut [u8], now: Instant) -> io::Result<usize> {
         let mut spare = buf;
         let read = self.link(id)?.try_read(&mut spare);
@@ -152,13 +176,34 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets go of a connection or listener: what was written is still sent, unless something was
+    /// Lets go of a connection, a listener or a UDP socket: what was written is still sent, unless something was
     /// not read.
+    ///
+    /// ```
+    /// # use std::{collections::VecDeque, time::Instant};
+    /// # use synack::{config::Config, engine::Engine};
+    /// # let now = Instant::now();
+    /// # let mut server = Engine::new(Config::default(), &["10.0.0.1/24".parse()?], 1500, now);
+    /// # let mut client = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+    /// # let exchange = |one: &mut Engine, other: &mut Engine| for _ in 0..9 {
+    /// #     let mut packets = VecDeque::new();
+    /// #     one.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| other.on_packet(packet, now));
+    /// #     other.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| one.on_packet(packet, now));
+    /// # };
+    /// let id = client.connect("10.0.0.1:80".parse()?, now)?;
+    /// client.close(id, now); // Nobody has answered yet, so there is nothing left of it.
+    /// assert!(client.sockets(now).is_empty());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&mut self, id: ConnId, now: Instant) {
         if let Some(index) = self.slots.resolve(id)
             && let Some(Slot::Listener(listener)) = self.slots.get(index).map(|entry| &entry.slot)
         {
             listener.link.close();
+        } else if let Some(link) = self.udp.link(id) {
+            link.close();
         } else if let Ok(link) = self.link(id) {
             link.close();
         }
@@ -177,6 +222,25 @@ impl Engine {
     }
 
     /// Changes what is set for a connection.
+    ///
+    /// ```
+    /// # use std::{collections::VecDeque, time::Instant};
+    /// # use synack::{config::Config, engine::Engine};
+    /// # let now = Instant::now();
+    /// # let mut server = Engine::new(Config::default(), &["10.0.0.1/24".parse()?], 1500, now);
+    /// # let mut client = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+    /// # let exchange = |one: &mut Engine, other: &mut Engine| for _ in 0..9 {
+    /// #     let mut packets = VecDeque::new();
+    /// #     one.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| other.on_packet(packet, now));
+    /// #     other.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| one.on_packet(packet, now));
+    /// # };
+    /// let id = client.connect("10.0.0.1:80".parse()?, now)?;
+    /// client.set_options(id, |options| options.nodelay = true, now)?;
+    /// assert_eq!(client.options(id).map(|options| options.nodelay), Some(true));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_options(
         &mut self,
         id: ConnId,
@@ -198,8 +262,11 @@ impl Engine {
         self.socket_infos(self.at(now))
     }
 
-    /// Looks at what was changed through a link.
-    fn after(&mut self, id: ConnId, now: Instant) {
+    /// Looks at what was changed through a link. There is no reactor to take what rings.
+    pub(super) fn after(&mut self, id: ConnId, now: Instant) {
         self.on_rung(id, now);
+        while let Some(rung) = self.bell.pop_rung() {
+            self.on_rung(rung, now);
+        }
     }
 }

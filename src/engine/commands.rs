@@ -16,7 +16,7 @@ use crate::{
         tuple_of, unspecified,
     },
     error::Failure,
-    info::{SocketInfo, State, TcpInfo, TimerKind},
+    info::{Protocol, SocketInfo, State, TcpInfo, TimerKind},
     link::{Command, ConnId, ListenerLink, PortGuard, StreamLink},
     tcp::handshake::Opening,
     time::Time,
@@ -33,6 +33,7 @@ impl Engine {
             Command::Connect { link, bound, peer } => drop(self.open(link, bound, peer, now)),
             Command::Listen(link) => drop(self.listen_on(link)),
             Command::Datagrams(link) => self.open_datagrams(link),
+            Command::Flows(flows) => self.udp.set_flows(flows),
             Command::Ping { to, payload, reply } => self.ping(to, payload, reply, now),
             Command::Incoming(decider) => self.set_decider(decider),
             Command::Decide(id, decision) => self.decide(id, decision, now),
@@ -370,7 +371,7 @@ impl Engine {
         }
     }
 
-    /// The netstat view: listeners, connections, half-open ones and those in TIME-WAIT.
+    /// The netstat view: listeners, connections, half-open ones and those in TIME-WAIT; and UDP.
     pub(super) fn socket_infos(&self, now: Time) -> Vec<SocketInfo> {
         let mut infos: Vec<SocketInfo> = self
             .slots
@@ -395,6 +396,7 @@ impl Engine {
             let timer = (TimerKind::TimeWait, self.time_wait.due(record).since(now));
             small_info(&waiting.tuple, State::TimeWait, timer)
         }));
+        infos.extend(self.udp.infos());
         infos
     }
 
@@ -415,6 +417,7 @@ impl Engine {
 /// Of what is less than a connection.
 fn small_info(tuple: &FourTuple, state: State, timer: (TimerKind, Duration)) -> SocketInfo {
     SocketInfo {
+        protocol: Protocol::Tcp,
         state,
         local: tuple.local(),
         peer: Some(tuple.peer()),
@@ -428,6 +431,7 @@ fn small_info(tuple: &FourTuple, state: State, timer: (TimerKind, Duration)) -> 
 
 fn listener_info(listener: &Listener) -> SocketInfo {
     SocketInfo {
+        protocol: Protocol::Tcp,
         state: State::Listen,
         local: listener.link.local(),
         peer: None,

@@ -47,6 +47,7 @@ macro_rules! context {
 }
 
 mod api;
+mod api_udp;
 mod commands;
 mod deadlines;
 mod demux;
@@ -76,6 +77,7 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+pub use self::api_udp::UdpDatagram;
 pub use crate::link::ConnId;
 use crate::{
     config::{Config, SocketOptions},
@@ -195,13 +197,14 @@ impl Engine {
         let udp_ports = Ports::new(ips, false, rng.next_u64());
         let bell = Doorbell::new();
         bell.budget().set_limit(config.memory);
+        let network = Network::new(addresses, mtu, udp_ports, Arc::clone(&bell));
         Self {
             epoch: now,
             addresses: addresses.to_vec(),
             mtu,
             bell,
             ports,
-            network: Network::new(addresses, mtu, udp_ports, config.memory),
+            network,
             udp: Udp::default(),
             pings: Pings::default(),
             keys,

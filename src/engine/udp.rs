@@ -1,14 +1,16 @@
 //! Datagrams: which socket takes them, and what is answered when none does.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
+use tokio::sync::mpsc;
 
 use crate::{
     engine::{Engine, icmp::believable_mtu, icmp::failure_of, segments::count},
     error::Failure,
+    info::{Protocol, SocketInfo, State},
     link::{ConnId, Datagram, DatagramLink},
     packet::Packet,
     time::Time,
@@ -22,6 +24,9 @@ use crate::{
 /// Set in the index of the id of a datagram socket, and in that of no connection.
 const TAG: u32 = 1 << 31;
 
+/// Flows that there may be at one time.
+const FLOWS_MAX: usize = 1 << 16;
+
 /// All datagram sockets.
 #[derive(Debug, Default)]
 pub(super) struct Udp {
@@ -32,6 +37,10 @@ pub(super) struct Udp {
     by_port: HashMap<u16, Vec<u32>>,
     /// The one for any destination.
     any: Option<u32>,
+    /// Who is given a flow for each pair of addresses.
+    flows: Option<mpsc::Sender<Arc<DatagramLink>>>,
+    /// Flows by their addresses: ours, or what is taken for one, and the peer's.
+    by_flow: HashMap<(SocketAddr, SocketAddr), u32>,
     /// Those that have something to send.
     ready: VecDeque<u32>,
 }
@@ -46,8 +55,13 @@ struct Socket {
 
 impl Udp {
     /// Whether somebody takes datagrams to any address.
-    pub(super) const fn takes_any(&self) -> bool {
-        self.any.is_some()
+    pub(super) fn takes_any(&self) -> bool {
+        self.any.is_some() || self.flows.is_some() || !self.by_flow.is_empty()
+    }
+
+    /// From now on there is a flow for each pair of addresses.
+    pub(super) fn set_flows(&mut self, flows: mpsc::Sender<Arc<DatagramLink>>) {
+        self.flows = Some(flows);
     }
 
     /// Whether a datagram waits to be sent.
@@ -58,15 +72,16 @@ impl Udp {
     fn insert(&mut self, link: Arc<DatagramLink>) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let bound = link.local_bound();
+        let (bound, flow) = (link.local_bound(), link.flow_addrs());
         let index = self.sockets.insert(Socket {
             generation,
             ready: false,
             link,
         }) as u32;
-        match bound {
-            Some(local) => self.by_port.entry(local.port()).or_default().push(index),
-            None => self.any = Some(index),
+        match (bound, flow) {
+            (Some(local), _) => self.by_port.entry(local.port()).or_default().push(index),
+            (None, Some(addrs)) => drop(self.by_flow.insert(addrs, index)),
+            (None, None) => self.any = Some(index),
         }
         ConnId::new(index | TAG, generation)
     }
@@ -78,11 +93,46 @@ impl Udp {
         (socket.generation == id.generation()).then_some(index)
     }
 
+    /// What the socket of this id shares with its owner.
+    pub(super) fn link(&self, id: ConnId) -> Option<&Arc<DatagramLink>> {
+        if id.index() & TAG == 0 {
+            return None;
+        }
+        let index = self.resolve(id)?;
+        let link = &self.sockets[index as usize].link;
+        (!link.is_closed()).then_some(link)
+    }
+
+    /// Lines of the netstat view. As Linux has it, a socket that is not connected is CLOSED.
+    pub(super) fn infos(&self) -> impl Iterator<Item = SocketInfo> {
+        self.sockets.iter().map(|(_, socket)| {
+            let (recv_queue, send_queue) = socket.link.queued();
+            let peer = socket.link.peer_addr().ok();
+            SocketInfo {
+                protocol: Protocol::Udp,
+                state: peer.map_or(State::Closed, |_| State::Established),
+                local: socket.link.local_addr(),
+                peer,
+                recv_queue,
+                send_queue,
+                half_open: 0,
+                timer: None,
+                owned: !socket.link.is_closed(),
+            }
+        })
+    }
+
     /// It gets no more datagrams.
     fn unbind(&mut self, index: u32) {
         let Some(socket) = self.sockets.get(index as usize) else {
             return;
         };
+        if let Some(addrs) = socket.link.flow_addrs() {
+            if self.by_flow.get(&addrs) == Some(&index) {
+                self.by_flow.remove(&addrs);
+            }
+            return;
+        }
         let Some(local) = socket.link.local_bound() else {
             self.any = self.any.filter(|any| *any != index);
             return;
@@ -101,14 +151,22 @@ impl Udp {
         indices.filter_map(|index| Some(&self.sockets.get(*index as usize)?.link))
     }
 
-    /// Who takes a datagram: the socket that fits it best, else the one for any destination.
+    /// The flow between two addresses.
+    fn flow(&self, addrs: (SocketAddr, SocketAddr)) -> Option<&Arc<DatagramLink>> {
+        let index = *self.by_flow.get(&addrs)?;
+        Some(&self.sockets.get(index as usize)?.link)
+    }
+
+    /// Who takes a datagram: the socket that fits it best, else its flow, else the one for any
+    /// destination.
     fn socket_for(&self, datagram: &Datagram) -> Option<&Arc<DatagramLink>> {
         let Datagram { local, peer, .. } = *datagram;
         let scored = self.at_port(local.port());
         let scored = scored.filter_map(|link| Some((link.score(local, peer)?, link)));
         let best = scored.max_by_key(|(score, _)| *score);
         let any = || Some(&self.sockets.get(self.any? as usize)?.link);
-        best.map(|(_, link)| link).or_else(any)
+        let flow = || self.flow((local, peer));
+        best.map(|(_, link)| link).or_else(flow).or_else(any)
     }
 
     /// Puts a socket into the list of those that have something to send, if it has.
@@ -227,7 +285,8 @@ impl Engine {
             peer: (ip.src, header.src_port).into(),
             payload: Bytes::new(),
         };
-        let Some(link) = self.udp.socket_for(&datagram) else {
+        let link = self.udp.socket_for(&datagram).map(Arc::clone);
+        let Some(link) = link.or_else(|| self.open_flow(&datagram)) else {
             self.counters.drop_no_socket += 1;
             if self.config.reset_closed_ports {
                 self.report(&packet, ip, Report::Port, now);
@@ -247,6 +306,31 @@ impl Engine {
         }
     }
 
+    /// A flow for a datagram that nobody else takes, if anybody is to be given one, and has taken
+    /// those before.
+    fn open_flow(&mut self, datagram: &Datagram) -> Option<Arc<DatagramLink>> {
+        let flows = self.udp.flows.as_ref()?;
+        if flows.is_closed() {
+            self.udp.flows = None;
+            return None;
+        }
+        if self.udp.by_flow.len() >= FLOWS_MAX || !is_from_somebody(datagram) {
+            return None;
+        }
+        let place = flows.clone().try_reserve_owned().ok()?;
+        let (limits, marks) = self.datagram_defaults();
+        let link = Arc::new(DatagramLink::flow(
+            Arc::clone(&self.bell),
+            Arc::clone(&self.network),
+            (datagram.local, datagram.peer),
+            limits,
+            marks,
+        ));
+        self.open_datagrams(Arc::clone(&link));
+        place.send(Arc::clone(&link));
+        Some(link)
+    }
+
     /// An ICMP error about a datagram. As on Linux, only a socket that is connected to where it was
     /// sent hears of it, and only if the error is final.
     pub(super) fn on_datagram_error(&mut self, error: &IcmpError) {
@@ -256,7 +340,7 @@ impl Engine {
             (quote.dst, quote.dst_port).into(),
         );
         let Self { udp, wakes, .. } = self;
-        let mut sockets = udp.at_port(quote.src_port);
+        let mut sockets = udp.at_port(quote.src_port).chain(udp.flow(tuple));
         let heard = match error.kind {
             IcmpErrorKind::PacketTooBig { mtu } => {
                 let mtu = believable_mtu(mtu, quote.packet_len, quote.src.is_ipv4());
@@ -283,6 +367,11 @@ impl Engine {
         self.udp = Udp::default();
         self.pings.clear();
     }
+}
+
+/// Whether an answer can be sent to where a datagram is from.
+const fn is_from_somebody(datagram: &Datagram) -> bool {
+    datagram.peer.port() != 0
 }
 
 /// Linux: `fatal` in `icmp_err_convert`. Anything else may pass.

@@ -78,6 +78,16 @@ impl Budget {
         }
     }
 
+    /// Something that is no pipe holds memory.
+    pub(super) fn charge(&self, bytes: usize) {
+        self.charged.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It has given it back.
+    pub(super) fn discharge(&self, bytes: usize) {
+        self.charged.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn add_pipe(&self) {
         self.pipes.fetch_add(1, Ordering::Relaxed);
     }

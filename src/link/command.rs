@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Listen(Arc<ListenerLink>),
     /// Starts to take and to send datagrams.
     Datagrams(Arc<DatagramLink>),
+    /// Asks for a flow for each pair of addresses that nobody else takes datagrams of.
+    Flows(mpsc::Sender<Arc<DatagramLink>>),
     /// Asks whether somebody is there. The answer is the time it took.
     Ping {
         /// Who is asked.

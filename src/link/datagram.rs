@@ -70,8 +70,10 @@ pub(crate) struct DatagramLink {
     /// Makes the engine look.
     pub(crate) button: Button,
     network: Arc<Network>,
-    /// As it was bound; `None` for the socket for any destination.
+    /// As it was bound; `None` for the socket for any destination, and for a flow.
     bound: Option<SocketAddr>,
+    /// It belongs to one pair of addresses, neither of which need be ours.
+    is_flow: bool,
     inner: Mutex<Inner>,
 }
 
@@ -130,6 +132,7 @@ impl DatagramLink {
             button: Button::new(bell),
             network,
             bound: Some(local),
+            is_flow: false,
             inner: Mutex::new(inner),
         }
     }
@@ -146,7 +149,27 @@ impl DatagramLink {
             button: Button::new(bell),
             network,
             bound: None,
+            is_flow: false,
             inner: Mutex::new(Inner::new(nowhere, None, (recv, send), marks)),
+        }
+    }
+
+    /// [engine] What goes between these two addresses.
+    pub(crate) fn flow(
+        bell: Arc<Doorbell>,
+        network: Arc<Network>,
+        (local, peer): (SocketAddr, SocketAddr),
+        (recv, send): (usize, usize),
+        marks: Marks,
+    ) -> Self {
+        let mut inner = Inner::new(local, None, (recv, send), marks);
+        inner.peer = Some(peer);
+        Self {
+            button: Button::new(bell),
+            network,
+            bound: None,
+            is_flow: true,
+            inner: Mutex::new(inner),
         }
     }
 
@@ -157,7 +180,13 @@ impl DatagramLink {
 
 /// For the engine.
 impl DatagramLink {
-    /// [engine] Where it was bound; `None` for the socket for any destination.
+    /// [engine] The two addresses of a flow.
+    pub(crate) fn flow_addrs(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let inner = self.is_flow.then(|| self.lock())?;
+        Some((inner.local, inner.peer?))
+    }
+
+    /// [engine] Where it was bound; `None` for the socket for any destination, and for a flow.
     pub(crate) const fn local_bound(&self) -> Option<SocketAddr> {
         self.bound
     }
@@ -240,6 +269,12 @@ impl DatagramLink {
             inner.path_mtu = Some(inner.path_mtu.map_or(mtu, |before| before.min(mtu)));
         }
         connected
+    }
+
+    /// [engine] Bytes that wait to be received and to be sent, as they count against the limits.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.recv.bytes, inner.send.bytes)
     }
 
     /// [engine] Whether the handle was dropped.
@@ -504,7 +539,7 @@ impl DatagramLink {
             inner.reserved.take()
         };
         self.button.press();
-        if self.bound.is_none() {
+        if self.bound.is_none() && !self.is_flow {
             self.network.release_any();
         }
         drop(reserved);
@@ -754,12 +789,14 @@ mod tests {
     fn socket() -> DatagramLink {
         let nets: [ipnet::IpNet; 1] = ["10.7.0.2/24".parse().unwrap()];
         let ports = Ports::new(vec![nets[0].addr()], false, 1);
-        let network = Network::new(&nets, 1500, Arc::clone(&ports), 1 << 20);
+        let bell = Doorbell::new();
+        bell.budget().set_limit(8 << 20);
+        let network = Network::new(&nets, 1500, Arc::clone(&ports), Arc::clone(&bell));
         let local = "10.7.0.2:53".parse().unwrap();
         let port = ports.bind(local, false, false, true).unwrap();
         let marks = Marks { ttl: 64, tos: 0 };
         let limits = (8192, 8192);
-        DatagramLink::bound(Doorbell::new(), network, port, limits, marks)
+        DatagramLink::bound(bell, network, port, limits, marks)
     }
 
     fn peer() -> SocketAddr {

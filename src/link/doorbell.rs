@@ -129,6 +129,11 @@ impl Doorbell {
         }
     }
 
+    /// The connection that rang last and was not taken yet.
+    pub(crate) fn pop_rung(&self) -> Option<ConnId> {
+        self.lock().rung.pop()
+    }
+
     /// Appends what rang and what was asked for.
     #[cfg(test)]
     pub(crate) fn take(&self, rung: &mut Vec<ConnId>, commands: &mut VecDeque<Command>) {

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::Ports;
+use super::{Doorbell, Ports};
 use crate::packet::PACKET_MAX;
 
 /// Length of the header of UDP, and of an ICMP echo.
@@ -28,25 +28,26 @@ pub(crate) struct Network {
     udp_ports: Arc<Ports>,
     /// Somebody has the socket for any destination.
     any_taken: AtomicBool,
+    /// What datagrams hold counts in the budget of the stack.
+    bell: Arc<Doorbell>,
     held: AtomicUsize,
-    held_max: usize,
 }
 
 impl Network {
-    /// Nothing is held yet, and never will be more than `held_max` bytes of datagrams.
+    /// Nothing is held yet.
     pub(crate) fn new(
         addresses: &[IpNet],
         mtu: usize,
         udp_ports: Arc<Ports>,
-        held_max: usize,
+        bell: Arc<Doorbell>,
     ) -> Arc<Self> {
         Arc::new(Self {
             addresses: addresses.into(),
             mtu: AtomicUsize::new(mtu),
             udp_ports,
             any_taken: AtomicBool::new(false),
+            bell,
             held: AtomicUsize::new(0),
-            held_max,
         })
     }
 
@@ -99,23 +100,27 @@ impl Network {
     }
 
     /// Gives it back.
-    pub(super) fn release_any(&self) {
+    pub(crate) fn release_any(&self) {
         self.any_taken.store(false, Ordering::Release);
     }
 
-    /// Accounts for memory that a datagram holds; false if there is no room for it.
+    /// Accounts for memory that a datagram holds; false if there is no room for it. As with pipes,
+    /// all datagrams together may hold a quarter of what others leave.
     pub(super) fn hold(&self, bytes: usize) -> bool {
-        let add = |held: usize| {
-            let held = held.checked_add(bytes)?;
-            (held <= self.held_max).then_some(held)
-        };
+        let max = self.bell.budget().free() / 4;
+        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= max);
         let ordering = Ordering::Relaxed;
-        self.held.fetch_update(ordering, ordering, add).is_ok()
+        let fits = self.held.fetch_update(ordering, ordering, add).is_ok();
+        if fits {
+            self.bell.budget().charge(bytes);
+        }
+        fits
     }
 
     /// The memory is free again.
     pub(super) fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.bell.budget().discharge(bytes);
     }
 
     #[cfg(test)]
@@ -145,7 +150,9 @@ mod tests {
             .map(|net| net.parse().unwrap())
             .into();
         let ports = Ports::new(addresses.iter().map(IpNet::addr).collect(), false, 1);
-        Network::new(&addresses, 1500, ports, 1000)
+        let bell = Doorbell::new();
+        bell.budget().set_limit(1 << 20);
+        Network::new(&addresses, 1500, ports, bell)
     }
 
     #[test]
@@ -163,16 +170,23 @@ mod tests {
             let source = source.map(|ip| ip.parse().unwrap());
             assert_eq!(network.source_for(peer.parse().unwrap()), source, "{peer}");
         }
-        let none = Network::new(&[], 1500, network.udp_ports().clone(), 0);
+        let none = Network::new(&[], 1500, network.udp_ports().clone(), Doorbell::new());
         assert_eq!(none.source_for("1.1.1.1".parse().unwrap()), None);
     }
 
     #[test]
-    fn memory_has_a_limit_and_comes_back() {
+    fn memory_has_a_limit_that_is_the_stacks_and_comes_back() {
         let network = network();
-        assert!(network.hold(600) && !network.hold(401) && network.hold(400));
-        assert!(!network.hold(usize::MAX));
-        network.release(1000);
-        assert_eq!(network.held(), 0);
+        let (budget, before) = (network.bell.budget(), network.bell.budget().free());
+        assert!(network.hold(600) && !network.hold(usize::MAX) && network.hold(400));
+        assert_eq!((network.held(), budget.free()), (1000, before - 1000));
+        let mut datagrams = 2;
+        while network.hold(1000) {
+            datagrams += 1;
+        }
+        assert!(network.held() <= before / 4 && network.held() > before / 6);
+        assert!(budget.free() > before / 2, "others have room");
+        network.release(1000 * (datagrams - 1));
+        assert_eq!((network.held(), budget.free()), (0, before));
     }
 }

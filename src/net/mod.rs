@@ -11,6 +11,7 @@ mod addr;
 mod ambient;
 #[cfg(feature = "axum")]
 mod axum;
+mod buffered;
 #[cfg(feature = "futures-io")]
 mod futures_io;
 #[cfg(feature = "hyper")]
@@ -33,6 +34,7 @@ mod tokio_util;
 mod tonic;
 mod udp;
 mod udp_any;
+mod udp_flow;
 
 use std::task::{Context, Poll, ready};
 
@@ -51,8 +53,10 @@ pub use self::{
     stream::TcpStream,
     tcp_incoming::TcpIncoming,
     udp::UdpSocket,
-    udp_any::{AnyUdpSocket, UdpDatagram},
+    udp_any::AnyUdpSocket,
+    udp_flow::{UdpFlow, UdpFlowStream},
 };
+pub use crate::engine::UdpDatagram;
 /// The resolver of the operating system: names are looked up outside of the stack.
 pub use tokio::net::{ToSocketAddrs, lookup_host};
 

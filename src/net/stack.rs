@@ -31,7 +31,8 @@ use crate::{
 };
 
 use super::{
-    AnyUdpSocket, IncomingStream, TcpListener, TcpSocket, TcpStream, UdpSocket, addr, options,
+    AnyUdpSocket, IncomingStream, TcpListener, TcpSocket, TcpStream, UdpFlowStream, UdpSocket,
+    addr, options,
 };
 
 /// How long connections that nobody owns any more may take to send what is left, once the last
@@ -71,6 +72,7 @@ struct Shared {
     network: Arc<Network>,
     status: Arc<Status>,
     addresses: Box<[IpNet]>,
+    device_name: Option<Box<str>>,
     config: Config,
 }
 
@@ -176,6 +178,44 @@ impl Stack {
         AnyUdpSocket::new(self)
     }
 
+    /// UDP to any destination, as one handle for each pair of addresses: what a proxy wants that
+    /// holds a socket upstream for each of its clients. Bound sockets go first. While the stream or
+    /// one of its flows exists, the stack takes UDP for every unicast address.
+    ///
+    /// ```no_run
+    /// # async fn example(stack: synack::Stack) -> std::io::Result<()> {
+    /// use std::time::Duration;
+    /// use tokio::{net::UdpSocket, time::timeout};
+    ///
+    /// const IDLE: Duration = Duration::from_secs(60);
+    /// let mut flows = stack.udp_flows()?;
+    /// while let Some(flow) = flows.next().await {
+    ///     tokio::spawn(async move {
+    ///         let upstream = UdpSocket::bind("0.0.0.0:0").await?;
+    ///         upstream.connect(flow.local_addr()).await?;
+    ///         let mut buf = vec![0; 65_535];
+    ///         // A flow has no end, so whoever holds it decides when it is over.
+    ///         while let Ok(next) = timeout(IDLE, async {
+    ///             tokio::select! {
+    ///                 question = flow.recv() => upstream.send(&question?).await,
+    ///                 len = upstream.recv(&mut buf) => flow.send(&buf[..len?]).await,
+    ///             }
+    ///         }).await {
+    ///             next?;
+    ///         }
+    ///         std::io::Result::Ok(())
+    ///     });
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `AddrInUse`: there is such a stream already, or the socket of
+    /// [`incoming_udp`](Self::incoming_udp). Or the stack has ended.
+    pub fn udp_flows(&self) -> io::Result<UdpFlowStream> {
+        UdpFlowStream::new(self)
+    }
+
     /// Asks `addr` whether it is there (an ICMP echo request that carries `payload`) and tells how
     /// long the answer took.
     ///
@@ -279,6 +319,10 @@ impl Stack {
         &self.shared.network
     }
 
+    pub(super) fn device_name(&self) -> Option<&str> {
+        self.shared.device_name.as_deref()
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.shared.config
     }
@@ -337,6 +381,23 @@ impl fmt::Debug for Stack {
 }
 
 /// What a stack is made of: see [`Stack::builder`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Config, Stack, device};
+///
+/// let (device, _other) = device::pair(1500);
+/// let mut config = Config::default();
+/// config.memory(64 << 20);
+/// let stack = Stack::builder()
+///     .address("10.7.0.2/24".parse()?)
+///     .address("fd07::2/64".parse()?)
+///     .config(config)
+///     .spawn(device)?;
+/// assert_eq!(stack.addresses().len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing before it is spawned"]
 pub struct Builder {
@@ -396,6 +457,17 @@ impl Builder {
     /// Runs the stack on a thread of its own, named `synack`. For applications that may block all
     /// the threads of their runtime, or have none.
     ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use synack::{Stack, device};
+    ///
+    /// // No runtime is needed to make it.
+    /// let (device, _other) = device::pair(1500);
+    /// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn_thread(device)?;
+    /// let socket = stack.socket_v4();
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`spawn`](Self::spawn), or what hinders the thread and its runtime.
     pub fn spawn_thread<D: Device>(self, device: D) -> io::Result<Stack> {
@@ -413,6 +485,7 @@ impl Builder {
         // The clock of that runtime, which a test may have paused.
         let _context = handle.enter();
         let mtu = device.capabilities().mtu;
+        let device_name = device.name().map(Box::from);
         let mtus = self.check(mtu)?;
         let now = time::Instant::now().into_std();
         let engine = Engine::new(self.config.clone(), &self.addresses, mtu, now);
@@ -425,6 +498,7 @@ impl Builder {
             network,
             status: reactor.status().clone(),
             addresses: self.addresses.into(),
+            device_name,
             config: self.config,
         };
         let stack = Stack {

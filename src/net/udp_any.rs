@@ -7,10 +7,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use tokio::io::Interest;
 
-use crate::link::{Command, DatagramLink, Target};
+use crate::{
+    engine::UdpDatagram,
+    link::{Command, DatagramLink, Target},
+};
 
 use super::{
     Stack, budgeted,
@@ -41,17 +43,6 @@ use super::{
 pub struct AnyUdpSocket {
     link: Arc<DatagramLink>,
     _stack: Stack,
-}
-
-/// A datagram with both of its addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UdpDatagram {
-    /// Who has sent it.
-    pub from: SocketAddr,
-    /// Where to: an address that need not be the stack's.
-    pub to: SocketAddr,
-    /// What it carries.
-    pub payload: Bytes,
 }
 
 impl AnyUdpSocket {
@@ -164,16 +155,6 @@ impl AnyUdpSocket {
     /// Datagrams that came when there was no room for them.
     pub fn dropped(&self) -> u64 {
         self.link.dropped()
-    }
-}
-
-impl From<crate::link::Datagram> for UdpDatagram {
-    fn from(datagram: crate::link::Datagram) -> Self {
-        Self {
-            from: datagram.peer,
-            to: datagram.local,
-            payload: datagram.payload,
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::{Config, SocketOptions},
     error::Failure,
-    info::{SocketInfo, State, TcpInfo},
+    info::{Protocol, SocketInfo, State, TcpInfo},
     link::StreamLink,
     seq::SeqNum,
     tcp::{
@@ -487,6 +487,7 @@ impl Connection {
     /// A line of the netstat view.
     pub(crate) fn socket_info(&self, now: Time) -> SocketInfo {
         SocketInfo {
+            protocol: Protocol::Tcp,
             state: self.state,
             local: self.link.local_addr(),
             peer: Some(self.link.peer()),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::{Config, SocketOptions},
     error::Failure,
-    info::{SocketInfo, State, TimerKind},
+    info::{Protocol, SocketInfo, State, TimerKind},
     link::StreamLink,
     seq::SeqNum,
     tcp::{
@@ -632,6 +632,7 @@ impl Opening {
     /// A line of the netstat view.
     pub(crate) fn socket_info(&self, now: Time) -> SocketInfo {
         SocketInfo {
+            protocol: Protocol::Tcp,
             state: self.state(),
             local: self.link.local_addr(),
             peer: Some(self.link.peer()),

@@ -465,7 +465,8 @@ fn all_sockets_together_are_bounded_too() {
         }
     }
     let taken = host.engine.counters().datagrams_received;
-    assert_eq!(taken, (1 << 20) / (1400 + 256));
+    let held = taken * (1400 + 256);
+    assert!(held > (1 << 20) / 6 && held <= (1 << 20) / 4, "{held}");
     let full = sockets[0]
         .try_send(long, Target::To(addr(PEER)))
         .unwrap_err();

@@ -36,6 +36,7 @@ mod threats_floods;
 mod time_wait;
 mod timestamps;
 mod tlp;
+mod udp_api;
 mod undo;
 mod urgent;
 mod user_timeout;

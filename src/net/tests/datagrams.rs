@@ -503,3 +503,74 @@ fn one_program_sees_the_same_on_linux_and_here() {
         assert_eq!(here.len(), linux.len());
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_is_one_pair_of_addresses_and_begins_anew_when_it_was_dropped() {
+    let (gateway, client) = pair();
+    let mut flows = gateway.udp_flows().unwrap();
+    let taken = gateway.udp_flows().unwrap_err().kind();
+    assert_eq!(taken, ErrorKind::AddrInUse);
+    assert_eq!(
+        gateway.incoming_udp().unwrap_err().kind(),
+        ErrorKind::AddrInUse
+    );
+    let bound = gateway.bind_udp("10.0.0.1:7").await.unwrap();
+    let (one, other) = (
+        client.bind_udp("10.0.0.2:4000").await,
+        client.bind_udp("10.0.0.2:5000").await,
+    );
+    let (one, other) = (one.unwrap(), other.unwrap());
+    one.send_to(b"to the bound one", "10.0.0.1:7")
+        .await
+        .unwrap();
+    for (socket, text) in [(&one, "1"), (&other, "2"), (&one, "3"), (&one, "4")] {
+        socket
+            .send_to(text.as_bytes(), "192.0.2.1:53")
+            .await
+            .unwrap();
+        time::sleep(Duration::from_millis(10)).await;
+    }
+    one.send_to(b"5", "192.0.2.9:53").await.unwrap();
+    let first = flows.next().await.unwrap();
+    let (second, third) = (flows.next().await.unwrap(), flows.next().await.unwrap());
+    for text in ["1", "3", "4"] {
+        assert_eq!(first.recv().await.unwrap(), text);
+    }
+    assert_eq!(first.try_recv().unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(second.recv().await.unwrap(), "2");
+    assert_eq!(second.peer_addr(), other.local_addr().unwrap());
+    assert_eq!(third.local_addr(), "192.0.2.9:53".parse().unwrap());
+    let mut buf = [0; 99];
+    assert_eq!(bound.recv(&mut buf).await.unwrap(), 16);
+    second.send(b"back").await.unwrap();
+    let (len, from) = other.recv_from(&mut buf).await.unwrap();
+    assert_eq!((&buf[..len], from), (&b"back"[..], first.local_addr()));
+
+    drop(first);
+    one.send_to(b"6", "192.0.2.1:53").await.unwrap();
+    assert_eq!(flows.next().await.unwrap().recv().await.unwrap(), "6");
+    // Who has a flow keeps it, and nobody gets another.
+    drop(flows);
+    other.send_to(b"7", "192.0.2.1:53").await.unwrap();
+    one.send_to(b"8", "192.0.2.1:99").await.unwrap();
+    assert_eq!(second.recv().await.unwrap(), "7");
+    drop((second, third));
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gateway.sockets().await.unwrap().len(), 1, "the bound one");
+    gateway.udp_flows().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_flows_that_nobody_takes_is_bounded() {
+    let (gateway, client) = pair();
+    let flows = gateway.udp_flows().unwrap();
+    let socket = client.bind_udp("10.0.0.2:4000").await.unwrap();
+    for i in 0..3000_u16 {
+        socket.send_to(b"?", ("192.0.2.1", 1 + i)).await.unwrap();
+    }
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gateway.sockets().await.unwrap().len(), 1024);
+    drop(flows);
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gateway.sockets().await.unwrap().len(), 0);
+}
