@@ -33,6 +33,17 @@ const LINKTYPE_RAW: u16 = 101;
 /// Writing happens in the task of the stack: a slow disk slows it down. What is written is flushed
 /// whenever no more packets are there. When a write fails, the capture ends with a warning and the
 /// device goes on.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device::{self, Capture}};
+///
+/// let (device, _other) = device::pair(1500);
+/// let device = Capture::new(device, std::io::sink())?;
+/// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(device)?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Capture<D, W> {
     device: D,
@@ -63,6 +74,18 @@ pub fn to_file<D: Device>(
 }
 
 /// How to capture.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device::{self, capture}};
+///
+/// let (device, _other) = device::pair(1500);
+/// // Headers are enough. Any `Write` will do.
+/// let captured = capture::Builder::new().snaplen(96).name("tunnel").build(device, Vec::new())?;
+/// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(captured)?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Builder {
     snaplen: u32,
@@ -266,6 +289,10 @@ impl<D: Device, W: Write + Send + 'static> Device for Capture<D, W> {
         let sent = before.saturating_sub(packets.len());
         self.written_ahead = known.max(before) - sent;
         outcome
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.device.name()
     }
 
     fn drops(&self) -> u64 {

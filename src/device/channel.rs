@@ -74,6 +74,18 @@ fn queues(mtu: usize, capacity: usize) -> (Arc<Queue>, Arc<Queue>) {
 ///
 /// When the other end is gone, what it has sent is still received, then the device reports its
 /// end; sending fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device};
+///
+/// let (device, end) = device::channel(1420, 256);
+/// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(device)?;
+/// drop(end); // The stack learns of it, and ends.
+/// assert!(stack.closed().await.is_err());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Channel {
     inbound: Arc<Queue>,
@@ -143,6 +155,19 @@ impl Drop for Channel {
 
 /// The embedding program's end of a [`channel`]: a [`Stream`] of the packets that the stack sends
 /// and a [`Sink`] for those that it shall receive.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device};
+///
+/// let (device, mut end) = device::channel(1420, 256);
+/// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(device)?;
+/// tokio::spawn(async move { stack.connect("10.7.0.1:80").await });
+/// let syn = end.recv().await.expect("the stack lives");
+/// assert_eq!(syn[0] >> 4, 4);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ChannelEnd {
     sender: PacketSender,
@@ -215,6 +240,17 @@ impl Sink<Bytes> for ChannelEnd {
 }
 
 /// Hands IP packets to the stack; a [`Sink`]. The stack sees its end when the last clone is gone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (device, end) = synack::device::channel(1420, 256);
+/// let (sender, mut receiver) = end.split();
+/// let another = sender.clone(); // One for each task that has packets.
+/// drop(device);
+/// assert!(another.send(vec![0x45; 20]).await.is_err() && receiver.recv().await.is_none());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct PacketSender {
     queue: Arc<Queue>,
@@ -294,6 +330,19 @@ impl Sink<Bytes> for PacketSender {
 }
 
 /// Takes the IP packets that the stack sends; a [`Stream`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// let (device, end) = device::channel(1420, 256);
+/// let (_sender, mut receiver) = end.split();
+/// # let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(device)?;
+/// # tokio::spawn(async move { stack.connect("10.7.0.1:80").await });
+/// let mut packets = Vec::new();
+/// assert_eq!(receiver.recv_many(&mut packets, 64).await, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct PacketReceiver {
     queue: Arc<Queue>,
@@ -348,6 +397,15 @@ impl Stream for PacketReceiver {
 }
 
 /// Why a packet could not be handed over at once.
+///
+/// ```
+/// use synack::device::{channel, channel::TrySendError};
+///
+/// let (_device, end) = channel(1420, 1);
+/// end.try_send(vec![0x45; 20]).unwrap();
+/// // Nobody has taken the first: a network would drop this one.
+/// assert!(matches!(end.try_send(vec![0x45; 20]), Err(TrySendError::Full(_))));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrySendError {
     /// The queue is full.

@@ -29,6 +29,17 @@ const SLICES: usize = 8;
 /// A device over an `AsyncRead + AsyncWrite` that keeps packets apart: each read gives one whole IP
 /// packet, each write takes one. A TUN is such a thing, and so is a connected datagram or
 /// sequenced-packet socket; a byte stream is not.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device::Io};
+///
+/// // Anything whose `read` gives one packet, and whose `write` takes one.
+/// let (tunnel, _other_end) = tokio::io::duplex(1 << 16);
+/// let stack = Stack::builder().address("10.7.0.2/24".parse()?).spawn(Io::new(tunnel, 1400))?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Io<T> {
     io: T,

@@ -31,6 +31,14 @@ pub use self::{
 };
 
 /// What a device can do by itself.
+///
+/// ```
+/// use synack::device::{self, Device};
+///
+/// let (device, _other) = device::pair(9000);
+/// let capabilities = device.capabilities();
+/// assert_eq!(capabilities.mtu, 9000);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Largest IP packet in bytes, headers included, that goes over the device in one piece.
@@ -45,6 +53,31 @@ pub struct Capabilities {
 ///
 /// A device moves packets and knows nothing of what is in them. It works in batches: one poll
 /// should move as much as it can.
+///
+/// ```
+/// use std::{collections::VecDeque, io, task::{Context, Poll}};
+/// use synack::{device::{Capabilities, Device}, packet::Packet};
+///
+/// /// Swallows everything.
+/// struct BlackHole;
+///
+/// impl Device for BlackHole {
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities { mtu: 1500, checksum_offload: true, segmentation_offload: Some(65_535) }
+///     }
+///     fn poll_recv(&mut self, _: &mut Context<'_>, _: &mut Vec<Packet>, _: usize) -> Poll<io::Result<usize>> {
+///         Poll::Pending
+///     }
+///     fn poll_send(&mut self, _: &mut Context<'_>, packets: &mut VecDeque<Packet>) -> Poll<io::Result<()>> {
+///         packets.clear();
+///         Poll::Ready(Ok(()))
+///     }
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let stack = synack::Stack::builder().address("10.7.0.2/24".parse()?).spawn(BlackHole)?;
+/// # Ok(()) }
+/// ```
 pub trait Device: Send + 'static {
     /// What the device can do; may change while it is used (an MTU that is set anew).
     fn capabilities(&self) -> Capabilities;
@@ -71,6 +104,11 @@ pub trait Device: Send + 'static {
         cx: &mut Context<'_>,
         packets: &mut VecDeque<Packet>,
     ) -> Poll<std::io::Result<()>>;
+
+    /// The name of the interface, if it is one.
+    fn name(&self) -> Option<&str> {
+        None
+    }
 
     /// Packets that the device has refused or thrown away so far.
     fn drops(&self) -> u64 {

@@ -26,6 +26,14 @@ const LOOPBACK: u32 = 1;
 /// To be called first thing in `main`, before there are other threads or a runtime. A user without
 /// privileges becomes root of a user namespace of its own, as with `unshare -rn`.
 ///
+/// ```no_run
+/// // The first thing that the program does, before any thread is there.
+/// fn main() -> std::io::Result<()> {
+///     synack::device::netns::enter_private_namespace()?;
+///     Ok(())
+/// }
+/// ```
+///
 /// # Errors
 /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) where the system forbids it,
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it takes a user namespace and there are other
@@ -100,6 +108,17 @@ fn explain_capability(error: io::Error) -> io::Error {
 
 /// A network namespace. It lives as long as something refers to it: this handle and its clones, a
 /// thread in it, a device.
+///
+/// ```no_run
+/// use std::net::TcpListener;
+/// use synack::device::netns::NetNs;
+///
+/// # fn example() -> std::io::Result<()> {
+/// let namespace = NetNs::new()?;
+/// // A listener on a loopback interface that nobody else has.
+/// let listener = namespace.run(|| TcpListener::bind("127.0.0.1:80"))??;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct NetNs(Arc<OwnedFd>);
 

@@ -39,6 +39,14 @@ const FLOWS_MAX: usize = 8;
 /// here, at the last moment, and consecutive segments of one flow that it delivers in one batch are
 /// merged into super-packets, as Linux's GSO and GRO do. So everything above works on units of up
 /// to 64 KiB over any device.
+///
+/// ```
+/// use synack::device::{self, Device, Offload};
+///
+/// let (device, _other) = device::pair(1500);
+/// let device = Offload::new(device);
+/// assert!(device.capabilities().segmentation_offload.is_some());
+/// ```
 #[derive(Debug)]
 pub struct Offload<D> {
     device: D,
@@ -141,6 +149,10 @@ impl<D: Device> Device for Offload<D> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.device.name()
     }
 
     fn drops(&self) -> u64 {

@@ -387,6 +387,10 @@ impl Device for Tun {
         Poll::Ready(Ok(()))
     }
 
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
     fn drops(&self) -> u64 {
         self.port.drops
     }
@@ -503,6 +507,20 @@ fn make_vnet(packet: &Packet) -> [u8; VNET_HEADER] {
 }
 
 /// How a [`Tun`] is to be made.
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::device::Tun;
+///
+/// // The kernel's side has these addresses; the stack takes others of the same networks.
+/// let tun = Tun::builder()
+///     .name("syn0")
+///     .address("10.7.0.1/24".parse()?)
+///     .address("fd07::1/64".parse()?)
+///     .mtu(1400)
+///     .build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TunBuilder {

@@ -23,6 +23,9 @@ const WRONG_FAMILY: i32 = 97;
 /// The longest name of an interface in Linux (`IFNAMSIZ`, less the zero behind it).
 const DEVICE_NAME_MAX: usize = 15;
 
+/// There is no such device.
+const ENODEV: i32 = 19;
+
 /// The longest queue of connections not yet accepted; more is cut down to it.
 const BACKLOG_MAX: u32 = 65_535;
 
@@ -341,18 +344,29 @@ impl TcpSocket {
         Ok(self.state().device.clone())
     }
 
-    /// Keeps the name of an interface, up to 15 bytes; an empty name is none. A stack has one
-    /// device, hence it has no other effect.
+    /// Ties the socket to an interface by its name, which can only be that of the stack's device
+    /// ([`Device::name`](crate::device::Device::name)); `None` or an empty name unties it.
+    ///
+    /// A stack has one device, so a socket is never elsewhere: for one on another interface, take
+    /// the stack of that one.
     ///
     /// # Errors
-    /// `InvalidInput`: the name is too long.
+    /// The operating system's error 19 (`ENODEV`): the stack's device has another name, or none.
+    /// `InvalidInput`: the name is longer than 15 bytes. Or there is no current stack.
     pub fn bind_device(&self, interface: Option<&[u8]>) -> io::Result<()> {
         let name = interface.filter(|name| !name.is_empty());
         if let Some(name) = name.filter(|name| name.len() > DEVICE_NAME_MAX) {
             let name = String::from_utf8_lossy(name);
             return Err(options::invalid("interface", name, "up to 15 bytes"));
         }
-        self.state().device = name.map(<[u8]>::to_vec);
+        let mut state = self.state();
+        if let Some(name) = name {
+            let stack = state.stack()?;
+            if stack.device_name().map(str::as_bytes) != Some(name) {
+                return Err(io::Error::from_raw_os_error(ENODEV));
+            }
+        }
+        state.device = name.map(<[u8]>::to_vec);
         Ok(())
     }
 

@@ -34,6 +34,15 @@ mod path;
 const MTU: usize = 1500;
 
 /// A direction of a [`Link`].
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::device::link::{Direction, Link};
+///
+/// let (client, _server) = Link::builder().build();
+/// // Slow on the way back only.
+/// client.control().modify(Direction::Backward, |path| path.delay(Duration::from_secs(1)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the first end to the second.
@@ -90,6 +99,18 @@ impl Link {
 }
 
 /// Makes a [`Link`]. What is named like a method of [`Impairment`] is for both directions.
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::device::link::{Link, Verdict};
+///
+/// // Everything of 1 KB and more is lost, for a path that swallows large packets.
+/// let (one, other) = Link::builder()
+///     .mtu(1500)
+///     .delay(Duration::from_millis(10))
+///     .filter(|_, packet| if packet.len() < 1000 { Verdict::Pass } else { Verdict::Drop })
+///     .build();
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct LinkBuilder {
@@ -279,6 +300,19 @@ impl Switch {
 }
 
 /// Makes a [`Switch`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::device::link::{Impairment, Switch};
+///
+/// let (switch, ends) = Switch::builder()
+///     .mtu(1400)
+///     .port("10.0.0.1/32".parse()?, Impairment::new())
+///     .port("0.0.0.0/0".parse()?, Impairment::new().loss(0.01))
+///     .build();
+/// assert_eq!(switch.stats(0).sent, 0);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct SwitchBuilder {
@@ -357,6 +391,13 @@ impl SwitchBuilder {
 /// in flight still arrives, then the device reports its end; sending over a link whose other end is
 /// gone fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe). The clock is tokio's and wakes up
 /// every millisecond at the most often, so packets that are due between arrive together.
+///
+/// ```
+/// use synack::device::{Device, Link};
+///
+/// let (one, other) = Link::builder().mtu(1400).build();
+/// assert_eq!((one.capabilities().mtu, other.capabilities().mtu), (1400, 1400));
+/// ```
 #[derive(Debug)]
 pub struct LinkEnd {
     hub: Arc<Hub>,
@@ -515,6 +556,16 @@ impl Drop for LinkEnd {
 /// Changes a [`Link`] while it is used, and tells what has happened on it.
 ///
 /// What changes is what happens to packets that are sent from then on.
+///
+/// ```
+/// use synack::device::link::{Direction, Link};
+///
+/// let (one, _other) = Link::builder().build();
+/// let control = one.control();
+/// control.set_rate(1_000_000);
+/// control.set_down(true);
+/// assert_eq!(control.stats(Direction::Forward).lost, 0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct LinkControl {
     hub: Arc<Hub>,

@@ -17,6 +17,17 @@ use crate::{
 };
 
 /// What one direction does to packets. Nothing, unless it is told to.
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::device::link::{Impairment, Link, QueueLimit};
+///
+/// let dsl = Impairment::new()
+///     .delay(Duration::from_millis(15))
+///     .rate(20_000_000)
+///     .queue(QueueLimit::Bytes(256 << 10));
+/// let (home, provider) = Link::builder().both(dsl).build();
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Impairment {
     delay: Duration,
@@ -36,6 +47,12 @@ pub struct Impairment {
 }
 
 /// How much may wait for the line.
+///
+/// ```
+/// use synack::device::link::{Impairment, QueueLimit};
+///
+/// let shallow = Impairment::new().rate(10_000_000).queue(QueueLimit::Packets(10));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueLimit {
     /// So many packets.
@@ -45,6 +62,14 @@ pub enum QueueLimit {
 }
 
 /// Loss in bursts: a chain of two states, each with its own loss (Gilbert and Elliott).
+///
+/// ```
+/// use synack::device::link::{GilbertElliott, Impairment};
+///
+/// // A burst every thousand packets, of five in the mean, in which all are lost.
+/// let bursts = GilbertElliott { p: 0.001, r: 0.2, loss_good: 0.0, loss_bad: 1.0 };
+/// let path = Impairment::new().burst_loss(bursts);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GilbertElliott {
     /// Probability, with each packet, of going from the good state to the bad one.
@@ -174,6 +199,17 @@ impl Impairment {
 }
 
 /// What a filter decides on a packet.
+///
+/// ```
+/// use synack::device::link::{Link, Verdict};
+///
+/// // Every third packet comes twice.
+/// let mut count = 0;
+/// let link = Link::builder().filter(move |_, _| {
+///     count += 1;
+///     if count % 3 == 0 { Verdict::Duplicate } else { Verdict::Pass }
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on, to whatever chance has in store for it.
@@ -191,6 +227,14 @@ pub enum Verdict {
 
 /// Counters of one direction. What was sent and what was duplicated was delivered, is counted under
 /// one of the losses, or is [in flight](Path::in_flight).
+///
+/// ```
+/// use synack::device::link::{Direction, Link, PathStats};
+///
+/// let (one, _other) = Link::builder().loss(0.5).build();
+/// let PathStats { sent, lost, .. } = one.control().stats(Direction::Forward);
+/// assert!(lost <= sent);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathStats {

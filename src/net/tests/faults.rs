@@ -41,6 +41,58 @@ impl Device for Faulty {
     }
 }
 
+/// As one that has a name.
+struct Named(Faulty);
+
+impl Device for Named {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut Vec<Packet>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_recv(cx, packets, max)
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>> {
+        self.0.poll_send(cx, packets)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some("syn7")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_is_bound_to_the_device_of_its_stack_and_to_no_other() {
+    const ENODEV: Option<i32> = Some(19);
+    let faulty = || Faulty(|| Poll::Ready(Ok(())));
+    let stack = builder(1).spawn(Named(faulty())).unwrap();
+    let socket = stack.socket_v4();
+    let error = socket.bind_device(Some(b"eth0")).unwrap_err();
+    assert_eq!(error.raw_os_error(), ENODEV);
+    assert_eq!(socket.device().unwrap(), None);
+    socket.bind_device(Some(b"syn7")).unwrap();
+    assert_eq!(socket.device().unwrap().unwrap(), b"syn7");
+    socket.bind_device(None).unwrap();
+    socket.bind_device(Some(b"")).unwrap();
+    assert_eq!(socket.device().unwrap(), None);
+    let error = socket.bind_device(Some(&[b'x'; 16])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    // A device that is no interface has no name to be bound to.
+    let nameless = builder(2).spawn(faulty()).unwrap().socket_v6();
+    let error = nameless.bind_device(Some(b"syn7")).unwrap_err();
+    assert_eq!(error.raw_os_error(), ENODEV);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_device_error_is_the_cause_of_the_end() {
     let fails = || Poll::Ready(Err(io::Error::new(ErrorKind::NotFound, "unplugged")));
