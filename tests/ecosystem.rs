@@ -5,6 +5,9 @@
 
 mod common;
 #[allow(dead_code, unreachable_pub, reason = "an example, tested as it is")]
+#[path = "../examples/grpc.rs"]
+mod grpc_example;
+#[allow(dead_code, unreachable_pub, reason = "an example, tested as it is")]
 #[path = "../examples/http.rs"]
 mod http_example;
 
@@ -107,9 +110,10 @@ async fn curl_is_served_with_http_1_and_2_with_and_without_tls() -> TestResult {
         assert!(String::from_utf8(body)?.contains("Established"));
         let (body, _) = curl(&namespace, &[option, &url("blob")]).await;
         assert!(body == pattern(1, BLOB), "{scheme} {option}");
-        // Older releases of curl send a body wrong over HTTP/2 when their socket takes a part of it
-        // only; hyper's client uploads over HTTP/2 in a test of its own.
-        if version == "2" {
+        // Without TLS, older releases of curl (7.88) send a body wrong over HTTP/2 when their socket
+        // takes a part of it only: with small buffers a fifth of the uploads fail against Linux's
+        // TCP too. hyper's client uploads so in a test of its own.
+        if (scheme, version) == ("http", "2") {
             continue;
         }
         let post = [option, "--data-binary", &data, &url("hash")];
@@ -374,6 +378,15 @@ async fn tonic_calls_through_our_connector_and_serves_our_listener() -> TestResu
         assert_eq!(answer, format!("{len} bytes from 10.0.0.2"));
     }
     serving.abort();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn generated_grpc_code_runs_over_the_stack_streams_included() -> TestResult {
+    let (server, client) = pair();
+    let lines = grpc_example::run(&server, &client).await?;
+    assert_eq!(lines[..2], ["asked once: Serving", "watched: Serving"]);
+    assert_eq!(lines.len(), 4, "{lines:?}");
     Ok(())
 }
 
