@@ -5,6 +5,13 @@ use std::time::Duration;
 use crate::congestion::{CongestionControl, Factory};
 
 /// Which congestion control algorithm decides how much may be in flight.
+///
+/// ```
+/// use synack::config::{Config, Congestion, SocketOptions};
+///
+/// let mut config = Config::default();
+/// config.options(SocketOptions { congestion: Congestion::Bbr, ..SocketOptions::default() });
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -21,6 +28,25 @@ pub enum Congestion {
 }
 
 /// How a connection finds out that its peer is gone although nothing is to be sent.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (device, _other) = synack::device::pair(1500);
+/// # let stack = synack::Stack::builder().address("10.0.0.1/24".parse()?).spawn(device)?;
+/// # let listener = stack.listen("10.0.0.1:80").await?;
+/// # let stream = stack.connect("10.0.0.1:80").await?;
+/// use std::time::Duration;
+/// use synack::config::KeepAlive;
+///
+/// // A peer that says nothing for a minute, and then leaves three questions unanswered, is gone.
+/// stream.set_keepalive(Some(KeepAlive {
+///     idle: Duration::from_secs(60),
+///     interval: Duration::from_secs(10),
+///     count: 3,
+/// }));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -46,6 +72,19 @@ impl Default for KeepAlive {
 
 /// What is set for one socket: on a `TcpSocket` before it connects or listens, on a stream at any
 /// time. Connections inherit it from their listener.
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::config::{Config, SocketOptions};
+///
+/// // What all sockets of a stack start with.
+/// let mut config = Config::default();
+/// config.options(SocketOptions {
+///     nodelay: true,
+///     user_timeout: Some(Duration::from_secs(30)),
+///     ..SocketOptions::default()
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -238,7 +277,7 @@ setters! {
     /// Bytes that the send buffer of a connection may grow to: 6 MiB, 4 KiB to 1 GiB. Linux:
     /// `tcp_wmem[2]`.
     send_buffer_max: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
-    /// Bytes that all buffers of all connections may hold together: 1 GiB, 1 MiB at least. Linux:
+    /// Bytes that all buffers of all connections and UDP sockets may hold together: 1 GiB, 1 MiB at least. Linux:
     /// `tcp_mem`.
     memory: usize = |bytes| bytes.max(1 << 20);
     /// Bytes of the datagrams that a UDP socket has received and nobody has read, each with 256 bytes

@@ -50,6 +50,16 @@ use std::{
 use crate::time::Time;
 
 /// What an acknowledgement says about the path.
+///
+/// ```
+/// use synack::congestion::Ack;
+///
+/// /// Slow start: as many bytes more as were delivered, unless nobody would use them.
+/// fn grown(cwnd: u32, ack: &Ack) -> u32 {
+///     if ack.app_limited || ack.in_recovery { cwnd } else { cwnd + ack.delivered }
+/// }
+/// assert_eq!(grown(10_000, &Ack { delivered: 1460, ..Ack::default() }), 11_460);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ack {
     /// Bytes newly known to be delivered, by this acknowledgement's number or by its SACK blocks.
@@ -83,6 +93,17 @@ pub struct Ack {
 ///
 /// It is about the time since the newest segment that was acknowledged was sent, and about what was
 /// delivered in that time.
+///
+/// ```
+/// use synack::congestion::RateSample;
+///
+/// /// What of the data was lost, in percent.
+/// fn loss(sample: &RateSample) -> Option<u64> {
+///     let delivered = sample.delivered - sample.prior_delivered;
+///     (sample.lost * 100).checked_div(delivered + sample.lost)
+/// }
+/// assert_eq!(loss(&RateSample::default()), None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateSample {
@@ -101,6 +122,19 @@ pub struct RateSample {
 }
 
 /// Why the window has to be reduced.
+///
+/// ```
+/// use synack::congestion::Cause;
+///
+/// /// RFC 8511: a mark weighs less than a loss.
+/// fn reduced(cwnd: u32, cause: Cause) -> u32 {
+///     match cause {
+///         Cause::Loss => cwnd / 2,
+///         Cause::Ecn => cwnd / 5 * 4,
+///     }
+/// }
+/// assert_eq!(reduced(20_000, Cause::Ecn), 16_000);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Something was lost.
@@ -114,6 +148,36 @@ pub enum Cause {
 /// An episode begins with [`on_congestion`](Self::on_congestion) and ends with
 /// [`on_recovery_exit`](Self::on_recovery_exit); [`on_rto`](Self::on_rto) may come within it or by
 /// itself.
+///
+/// ```
+/// use synack::{Time, congestion::{Ack, Cause, CongestionControl}};
+/// # use std::time::Duration;
+///
+/// /// Halves on loss and grows by a segment in each round trip, and nothing else.
+/// #[derive(Debug)]
+/// struct Aimd { cwnd: u32, mss: u32 }
+///
+/// impl CongestionControl for Aimd {
+///     fn name(&self) -> &'static str { "aimd" }
+///     fn window(&self) -> u32 { self.cwnd }
+///     fn ssthresh(&self) -> u32 { self.cwnd }
+///     fn set_mss(&mut self, mss: u32) { self.mss = mss; }
+///     fn on_ack(&mut self, ack: &Ack, _: Time) {
+///         if ack.round_start && !ack.app_limited && !ack.in_recovery {
+///             self.cwnd += self.mss;
+///         }
+///     }
+///     fn on_congestion(&mut self, flight_size: u32, _: Cause, _: Time) {
+///         self.cwnd = (flight_size / 2).max(2 * self.mss);
+///     }
+///     fn on_rto(&mut self, _: u32, _: Time) { self.cwnd = self.mss; }
+///     fn on_spurious(&mut self, _: Time) {}
+///     fn on_idle_restart(&mut self, _: Duration, _: Duration) {}
+/// }
+/// let mut cc = Aimd { cwnd: 20_000, mss: 1000 };
+/// cc.on_congestion(20_000, Cause::Loss, Time::ZERO);
+/// assert_eq!(cc.window(), 10_000);
+/// ```
 pub trait CongestionControl: Debug + Send {
     /// A short lower-case name, as in `TCP_CONGESTION`.
     fn name(&self) -> &'static str;

@@ -3,6 +3,17 @@
 use std::{error::Error, fmt, io};
 
 /// Why a connection ended without an orderly close.
+///
+/// ```
+/// use std::io::{self, ErrorKind};
+/// use synack::Failure;
+///
+/// let error = io::Error::from(Failure::Reset);
+/// assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+/// // What it was made of is inside, for those who want to know exactly.
+/// let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
+/// assert_eq!(inner, Some(&Failure::Reset));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Failure {
@@ -33,6 +44,16 @@ pub enum Failure {
 }
 
 /// What a peer is told by ICMP in place of a reset.
+///
+/// ```
+/// # async fn example(wanted: synack::net::Incoming) {
+/// use synack::Unreachable;
+///
+/// if wanted.local_addr().port() == 25 {
+///     wanted.reject_with(Unreachable::AdminProhibited);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unreachable {

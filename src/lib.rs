@@ -93,7 +93,8 @@
 //!
 //! [`Stack::incoming`] yields connections to any destination *before* they are answered. Dial where
 //! they want to go, then [accept](net::Incoming::accept) or [reject](net::Incoming::reject): the
-//! client is told what it would be told without you. `examples/proxy.rs` is a whole tun2proxy,
+//! client is told what it would be told without you. For UDP there are [`Stack::udp_flows`] and
+//! [`Stack::incoming_udp`]. `examples/proxy.rs` is a whole tun2proxy,
 //! `examples/wireguard.rs` has a stack at each end of a tunnel, and `examples/packets.rs` the bare
 //! packets.
 //!

@@ -15,9 +15,27 @@ pub const PACKET_MAX: usize = 65_535;
 /// The payload of a packet: slices of the buffers that its bytes were written to or read into.
 ///
 /// Four fit without an allocation; more are rare, for chunks hold up to 64 KiB each.
+///
+/// ```
+/// use bytes::Bytes;
+/// use synack::packet::{Meta, Packet, Payload};
+///
+/// let mut packet = Packet::with_head(&[0x45], Meta::default());
+/// packet.body = Payload::from_iter([Bytes::from_static(b"shared, "), Bytes::from_static(b"not copied")]);
+/// assert_eq!(packet.len(), 19);
+/// ```
 pub type Payload = SmallVec<[Bytes; 4]>;
 
 /// What is known of a packet's transport checksum.
+///
+/// ```
+/// use bytes::Bytes;
+/// use synack::packet::{Checksum, Meta, Packet};
+///
+/// // From a network card that has looked at it already.
+/// let meta = Meta { checksum: Checksum::Verified, ..Meta::default() };
+/// let packet = Packet::received(Bytes::from_static(&[0x45; 40]), meta);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
     /// It is in its place, and whoever receives the packet must verify it.
@@ -32,6 +50,13 @@ pub enum Checksum {
 }
 
 /// What travels beside a packet and not in it.
+///
+/// ```
+/// use synack::packet::{Checksum, Meta};
+///
+/// let meta = Meta::default();
+/// assert_eq!((meta.checksum, meta.gso_size), (Checksum::Complete, 0));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// What is known of the transport checksum.
@@ -46,6 +71,15 @@ pub struct Meta {
 /// A packet to be sent has its headers in [`head`](Self::head), and its payload in
 /// [`body`](Self::body) by reference. A received one may have them so, or have an empty head and
 /// everything in the one slice of its body.
+///
+/// ```
+/// use bytes::Bytes;
+/// use synack::packet::{Meta, Packet};
+///
+/// let packet = Packet::received(Bytes::from_static(&[0x45, 0, 0, 20]), Meta::default());
+/// assert_eq!(packet.first()[0] >> 4, 4, "the version of IP");
+/// assert_eq!(packet.to_vec().len(), packet.len());
+/// ```
 #[derive(Clone)]
 pub struct Packet {
     head: [u8; HEAD_MAX],

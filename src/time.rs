@@ -6,6 +6,15 @@ use std::{fmt, ops, time::Duration};
 ///
 /// Half the size of an `Instant`, it makes every timer and every sent segment smaller, and a test
 /// can write it down.
+///
+/// ```
+/// use std::time::Duration;
+/// use synack::Time;
+///
+/// let time = Time::from_millis(1500);
+/// assert_eq!(time.since(Time::from_millis(500)), Duration::from_secs(1));
+/// assert_eq!(time.since_start(), Duration::from_millis(1500));
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

@@ -24,6 +24,26 @@ use crate::{
 
 impl Engine {
     /// A packet from the device.
+    ///
+    /// ```
+    /// # use std::{collections::VecDeque, time::Instant};
+    /// # use synack::{config::Config, engine::Engine};
+    /// # let now = Instant::now();
+    /// # let mut server = Engine::new(Config::default(), &["10.0.0.1/24".parse()?], 1500, now);
+    /// # let mut client = Engine::new(Config::default(), &["10.0.0.2/24".parse()?], 1500, now);
+    /// # let exchange = |one: &mut Engine, other: &mut Engine| for _ in 0..9 {
+    /// #     let mut packets = VecDeque::new();
+    /// #     one.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| other.on_packet(packet, now));
+    /// #     other.poll_packet(now, 64, &mut packets);
+    /// #     packets.drain(..).for_each(|packet| one.on_packet(packet, now));
+    /// # };
+    /// # use synack::packet::{Meta, Packet};
+    /// // Whatever comes from the network: what is damaged or not for us is dropped and counted.
+    /// server.on_packet(Packet::received(vec![0x45; 20].into(), Meta::default()), now);
+    /// assert_eq!(server.counters().packets_received, 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_packet(&mut self, packet: Packet, now: Instant) {
         let now = self.at(now);
         self.counters.packets_received += 1;

@@ -22,6 +22,21 @@ thread_local! {
 static DEFAULT: OnceLock<Stack> = OnceLock::new();
 
 /// While it lives, its stack is the current one of its thread: see [`Stack::enter`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (device, _other) = synack::device::pair(1500);
+/// # let stack = synack::Stack::builder().address("10.0.0.1/24".parse()?).spawn(device)?;
+/// use synack::net::TcpSocket;
+///
+/// let socket = {
+///     let _entered = stack.enter();
+///     TcpSocket::new_v4()?
+/// };
+/// socket.bind("10.0.0.1:80".parse()?)?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "the stack is current only while the guard lives"]
 pub struct Entered {

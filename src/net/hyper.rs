@@ -50,6 +50,16 @@ impl Connector {
 }
 
 /// The connection that a [`Connector`] opens. Dropping it abandons the attempt.
+///
+/// ```no_run
+/// # async fn example(stack: synack::Stack) -> std::io::Result<()> {
+/// use synack::net::Connector;
+/// use tower_service::Service;
+///
+/// let connecting = Connector::new(stack).call(http::Uri::from_static("http://10.7.0.1:8080/"));
+/// let stream = connecting.await?.into_inner();
+/// # Ok(()) }
+/// ```
 pub struct Connecting(Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>);
 
 impl Service<Uri> for Connector {

@@ -23,6 +23,25 @@ use super::{Stack, TcpStream};
 /// What peers behind the device want to reach, whatever its address: see [`Stack::incoming`].
 ///
 /// A [`Stream`] that never ends before the stack does.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let gateway = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// let mut incoming = gateway.incoming()?;
+/// tokio::spawn(async move {
+///     while let Some(wanted) = incoming.next().await {
+///         wanted.reject();
+///     }
+/// });
+/// // Nobody is at 192.0.2.1: the gateway answers in its place.
+/// let error = client.connect("192.0.2.1:80").await.unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct IncomingStream {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
@@ -61,6 +80,22 @@ impl Stream for IncomingStream {
 /// Accept it, reject it, or drop it: then the peer hears nothing, and its next SYN comes as a new
 /// one. While it is undecided, repetitions of the SYN are absorbed. After
 /// [`Config::incoming_timeout`](crate::Config::incoming_timeout) it is too late.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let gateway = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// let mut incoming = gateway.incoming()?;
+/// let (wanted, connected) = tokio::join!(
+///     async { incoming.next().await.expect("the stack lives").accept().await },
+///     client.connect("192.0.2.1:80"),
+/// );
+/// assert_eq!(wanted?.local_addr()?, connected?.peer_addr()?);
+/// # Ok(()) }
+/// ```
 #[must_use = "dropped without an answer, it is ignored"]
 pub struct Incoming {
     id: ConnId,

@@ -23,6 +23,25 @@ impl TcpStream {
     /// A direction stays ready until an operation in it reports `WouldBlock`. Cancel safe; any
     /// number of tasks may wait. `Interest::PRIORITY` is never ready: urgent data is read in line.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::{AsyncWriteExt, Interest};
+    ///
+    /// # accepted.write_all(b"something").await?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let ready = stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
+    /// assert!(ready.is_readable() && ready.is_writable());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
@@ -68,6 +87,33 @@ impl TcpStream {
     /// Reads what is there: `Ok(0)` at the end of the stream, or when `buf` is empty and the stream
     /// is ready.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use std::io::ErrorKind;
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// accepted.write_all(b"hello").await?;
+    /// let mut buf = [0; 16];
+    /// let len = loop {
+    ///     stream.readable().await?;
+    ///     match stream.try_read(&mut buf) {
+    ///         Ok(len) => break len,
+    ///         Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// };
+    /// assert_eq!(&buf[..len], b"hello");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// `WouldBlock` when nothing is there. That which the connection failed with.
     pub fn try_read(&self, mut buf: &mut [u8]) -> io::Result<usize> {
@@ -95,6 +141,21 @@ impl TcpStream {
     }
 
     /// Writes as much as there is room for.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// stream.writable().await?;
+    /// assert_eq!(stream.try_write(b"as much as there is room for")?, 28);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// `WouldBlock` when there is no room. `BrokenPipe` after `shutdown` or after the failure of the
@@ -140,6 +201,26 @@ impl TcpStream {
     ///
     /// Cancel safe; any number of tasks may wait.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::{AsyncWriteExt, Interest};
+    ///
+    /// accepted.write_all(b"hello").await?;
+    /// let mut buf = [0; 16];
+    /// // Whatever may block, in a loop that waits.
+    /// let len = stream.async_io(Interest::READABLE, || stream.try_read(&mut buf)).await?;
+    /// assert_eq!(len, 5);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// That of `operation`.
     pub async fn async_io<R>(
@@ -163,6 +244,27 @@ impl TcpStream {
 
     /// Copies what is there without taking it; waits for the first byte. `Ok(0)` at the end of the
     /// stream, or when `buf` is empty. Cancel safe; any number of tasks may wait.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// accepted.write_all(b"GET /").await?;
+    /// let mut start = [0; 3];
+    /// assert_eq!(stream.peek(&mut start).await?, 3);
+    /// assert_eq!(&start, b"GET");
+    /// // It is still there.
+    /// assert_eq!(stream.read(&mut [0; 99]).await?, 5);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// That which the connection failed with.
@@ -188,6 +290,26 @@ impl TcpStream {
     ///
     /// A chunk is what came in one piece, and shares its memory: whoever keeps a small part of it
     /// for long should copy that. Cancel safe; any number of tasks may wait.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// accepted.write_all(b"no copy").await?;
+    /// accepted.shutdown().await?;
+    /// while let Some(chunk) = stream.read_chunk(64 << 10).await? {
+    ///     assert_eq!(chunk, "no copy");
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// That which the connection failed with.
@@ -215,6 +337,24 @@ impl TcpStream {
     ///
     /// When the future is dropped, a part off the front may have been written. To know which, use
     /// [`try_write_chunk`](Self::try_write_chunk) with [`writable`](Self::writable).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use bytes::Bytes;
+    ///
+    /// let page = Bytes::from(vec![b'x'; 100_000]);
+    /// stream.write_chunk(page.clone()).await?; // Its memory is shared with the stack.
+    /// assert_eq!(stream.unsent(), 100_000);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// `BrokenPipe` after `shutdown`. That which the connection failed with.

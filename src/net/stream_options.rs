@@ -66,6 +66,24 @@ impl TcpStream {
     }
 
     /// Bytes received and not yet read (`SIOCINQ`).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// accepted.write_all(b"waiting").await?;
+    /// stream.readable().await?;
+    /// assert_eq!(stream.unread(), 7);
+    /// # Ok(()) }
+    /// ```
     pub fn unread(&self) -> usize {
         self.link.unread()
     }
@@ -76,6 +94,22 @@ impl TcpStream {
     }
 
     /// The state of the connection: what `TCP_INFO` tells. Cancel safe.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// let info = stream.info().await?;
+    /// println!("{:?} round trip, window {} bytes", info.srtt, info.cwnd);
+    /// # assert_eq!(info.peer, stream.peer_addr()?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// `NotConnected`: the connection, or the stack, is gone.
@@ -88,6 +122,24 @@ impl TcpStream {
 
     /// Resets the connection now. What was not sent is discarded; calls that wait, here and at the
     /// peer, fail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use synack::{Stack, device};
+    /// # let (one, other) = device::pair(1500);
+    /// # let server = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+    /// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+    /// # let listener = server.listen("10.0.0.1:80").await?;
+    /// # let (accepted, connected) = tokio::join!(listener.accept(), client.connect("10.0.0.1:80"));
+    /// # let (mut accepted, mut stream) = (accepted?.0, connected?);
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// stream.abort();
+    /// let error = accepted.read(&mut [0; 9]).await.unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    /// # Ok(()) }
+    /// ```
     pub fn abort(&self) {
         if let Some(id) = self.link.id() {
             // An error means that the stack has ended, and the connection with it.

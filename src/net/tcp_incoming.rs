@@ -11,6 +11,21 @@ use futures::Stream;
 use super::{TcpListener, TcpStream};
 
 /// The connections of a listener, one after the other: see [`TcpListener::into_stream`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use synack::{Stack, device};
+/// # let (one, other) = device::pair(1500);
+/// # let gateway = Stack::builder().address("10.0.0.1/24".parse()?).spawn(one)?;
+/// # let client = Stack::builder().address("10.0.0.2/24".parse()?).spawn(other)?;
+/// use futures::StreamExt;
+///
+/// let mut incoming = gateway.listen("10.0.0.1:80").await?.into_stream();
+/// let (accepted, connected) = tokio::join!(incoming.next(), client.connect("10.0.0.1:80"));
+/// assert_eq!(accepted.expect("it has no end")?.peer_addr()?, connected?.local_addr()?);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct TcpIncoming(TcpListener);
 
