@@ -314,7 +314,8 @@ impl Engine {
             self.udp.flows = None;
             return None;
         }
-        if self.udp.by_flow.len() >= FLOWS_MAX || !is_from_somebody(datagram) {
+        let full = self.udp.by_flow.len() >= FLOWS_MAX;
+        if full || self.abort_at.is_some() || !is_from_somebody(datagram) {
             return None;
         }
         let place = flows.clone().try_reserve_owned().ok()?;

@@ -179,7 +179,8 @@ impl Stack {
     }
 
     /// UDP to any destination, as one handle for each pair of addresses: what a proxy wants that
-    /// holds a socket upstream for each of its clients. Bound sockets go first. While the stream or
+    /// holds a socket upstream for each of its clients. There may be 65,536 at one time, of which
+    /// 1,024 wait to be taken: datagrams that would begin more are dropped. Bound sockets go first. While the stream or
     /// one of its flows exists, the stack takes UDP for every unicast address.
     ///
     /// ```no_run

@@ -68,11 +68,12 @@ impl UdpFlowStream {
             ));
         }
         let (sender, flows) = mpsc::channel(WAITING_MAX);
-        stack.send(Command::Flows(sender))?;
-        Ok(Self {
+        let stream = Self {
             flows,
             stack: stack.clone(),
-        })
+        };
+        stack.send(Command::Flows(sender))?;
+        Ok(stream)
     }
 
     /// The next flow, with the datagram that has begun it; `None` once the stack has ended. Cancel
