@@ -8,6 +8,7 @@
 #![cfg(all(feature = "tun", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
 
+mod closed_window;
 mod closing;
 mod lab;
 mod many;

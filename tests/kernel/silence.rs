@@ -1,4 +1,4 @@
-//! Peers that say nothing: closed windows, dead hosts, keep-alive.
+//! Peers that say nothing: dead hosts, keep-alive.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -9,12 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{
-    lab::{Ip, Lab, Setup, in_lab, is_probing, kind},
-    transfer::{receive, send},
-};
-
-const LEN: usize = 24 << 20;
+use crate::lab::{Ip, Lab, Setup, in_lab, kind};
 
 /// Cuts a peer of ours off, both ways.
 fn cut_off(lab: &Lab, peer: SocketAddr) {
@@ -23,44 +18,6 @@ fn cut_off(lab: &Lab, peer: SocketAddr) {
         "add rule inet lab input tcp dport {port} drop
          add rule inet lab output tcp sport {port} drop"
     ));
-}
-
-#[test]
-fn our_window_stays_closed_for_three_seconds_and_opens_again() {
-    in_lab(Setup::default(), async |lab: &Lab| {
-        for ip in Ip::BOTH {
-            let (theirs, mut ours) = lab.pair(ip).await;
-            let sender = tokio::spawn(send(theirs, LEN));
-            while ours.info().await.unwrap().rcv_wnd > 0 {
-                sleep(Duration::from_millis(5)).await;
-            }
-            let received = ours.info().await.unwrap().received;
-            sleep(Duration::from_secs(3)).await;
-            let info = ours.info().await.unwrap();
-            assert_eq!((info.rcv_wnd, info.received), (0, received));
-            assert_eq!(receive(&mut ours).await, (LEN, sender.await.unwrap()));
-        }
-    });
-}
-
-#[test]
-fn linux_s_window_stays_closed_for_three_seconds_and_opens_again() {
-    in_lab(Setup::default(), async |lab: &Lab| {
-        for ip in Ip::BOTH {
-            let (mut theirs, ours) = lab.pair(ip).await;
-            let (local, peer) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
-            let sender = tokio::spawn(send(ours, LEN));
-            lab.until(local, peer, is_probing).await;
-            let sent = lab.counters().await.segments_sent;
-            sleep(Duration::from_secs(3)).await;
-            let probes = lab.counters().await.segments_sent - sent;
-            // After 200 ms, 400 ms, 800 ms and so on.
-            assert!((1..10).contains(&probes), "{probes} probes");
-            lab.until(local, peer, is_probing).await;
-            let received = receive(&mut theirs).await;
-            assert_eq!(received, (LEN, sender.await.unwrap()));
-        }
-    });
 }
 
 #[test]
