@@ -1,5 +1,5 @@
-//! `docs/conformance.md` and `docs/states.md` promise tests: they must exist, and every row that is
-//! the stack's business must have one or say why not.
+//! `docs/conformance.md`, `docs/states.md` and `docs/threats.md` promise tests: they must exist, and
+//! every row that is the stack's business must have one or say why not.
 
 use std::{
     collections::BTreeSet,
@@ -180,4 +180,42 @@ fn conformance_names_only_modules_that_exist() {
         }
     }
     assert!(rows.len() > 10);
+}
+
+/// Threats by their ids: floods, blind injection, malformed packets, state machine.
+fn threat_ids() -> Vec<String> {
+    let ids = |letter: char, last: u32| (1..=last).map(move |n| format!("{letter}{n}"));
+    let mut all: Vec<String> = ids('F', 18).chain(ids('B', 15)).collect();
+    all.push("B4a".into());
+    all.extend(ids('M', 17).chain(ids('S', 17)));
+    all.sort();
+    all
+}
+
+#[test]
+fn conformance_has_for_each_threat_a_test_of_its_name_or_a_reason() {
+    let tests = tests();
+    let rows = rows(&read(&root().join("docs/threats.md")), &["id", "threat"]);
+    for row in &rows {
+        let [id, _, test] = row.as_slice() else {
+            panic!("{row:?}")
+        };
+        for name in named(test) {
+            assert!(tests.contains(name), "{id}: no test {name}");
+        }
+        let prefix = format!("{}_", id.to_lowercase());
+        let has_its_own = named(test).any(|name| name.starts_with(&prefix));
+        // Of what happens in the state machine many tests have the name of a figure or an RFC.
+        let elsewhere = id.starts_with('S') && named(test).next().is_some();
+        let reason = test
+            .strip_prefix("later: ")
+            .is_some_and(|reason| !reason.is_empty());
+        assert!(
+            has_its_own || elsewhere || reason,
+            "{id}: no test of its name"
+        );
+    }
+    let mut ids: Vec<String> = rows.into_iter().map(|row| row[0].clone()).collect();
+    ids.sort();
+    assert_eq!(ids, threat_ids());
 }

@@ -59,7 +59,7 @@ fn settle(engines: &mut [Engine; 2], now: Instant) {
 }
 
 #[test]
-fn an_idle_connection_costs_a_kibibyte_at_most() {
+fn f6_an_idle_connection_costs_a_kibibyte_at_most() {
     const COUNT: usize = 4096;
     let mut now = Instant::now();
     let engine = |net: &str| Engine::new(Config::default(), &[net.parse().unwrap()], 1500, now);

@@ -1123,7 +1123,7 @@ mod tests {
     }
 
     #[test]
-    fn no_virtio_net_header_is_believed_against_its_packet() {
+    fn m15_no_virtio_net_header_is_believed_against_its_packet() {
         let mut rng = StdRng::seed_from_u64(7);
         let (mut taken, mut refused) = (0, 0);
         for _ in 0..100_000 {

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc6056_successive_ports_to_one_destination_are_hardly_ever_neighbours() {
+    fn b7_successive_ports_to_one_destination_are_hardly_ever_neighbours() {
         for seed in 0..20 {
             let mut ports = ports(DEFAULT_RANGE, seed);
             let chosen: Vec<_> = (0..1000)

@@ -229,7 +229,7 @@ mod tests {
     const IRS: SeqNum = SeqNum::new(77);
 
     #[test]
-    fn rfc6528_3_on_one_four_tuple_the_number_rises_every_4_microseconds() {
+    fn b6_on_one_four_tuple_the_number_rises_every_4_microseconds() {
         let keys = keys(1);
         let isn = |now| keys.isn(at("10.0.0.1:80"), at("10.0.0.2:999"), now);
         let first = isn(Time::ZERO);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn over_ports_the_steps_of_the_number_are_unrelated() {
+    fn b6_over_ports_the_steps_of_the_number_are_unrelated() {
         let keys = keys(2);
         let isn = |port| {
             let peer = SocketAddr::new("10.0.0.2".parse().unwrap(), port);

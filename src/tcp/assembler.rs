@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn of_bytes_that_come_twice_the_first_copy_stays() {
+    fn s4_of_bytes_that_come_twice_the_first_copy_stays() {
         let mut assembler = Assembler::new();
         insert(&mut assembler, 12, b"cd");
         insert(&mut assembler, 16, b"gh");

@@ -130,6 +130,29 @@ fn b4_a_half_open_connection_counts_for_itself_too() {
 }
 
 #[test]
+fn b4a_what_the_limiter_holds_back_waits_nowhere() {
+    let mut s = Script::accepted(Config::default());
+    for flood in [
+        "S 1:1(0)",
+        "R 100:100(0)",
+        ". 200000:200000(0) ack 1",
+        ". 1:1(0) ack 5000",
+    ] {
+        s.wait_ms(600);
+        s.recv(flood);
+        s.sent(". 1:1(0) ack 1");
+        let packet = s.packet(flood);
+        for _ in 0..10_000 {
+            s.engine.on_packet(packet.clone(), s.now);
+        }
+        s.silence();
+        assert_eq!(s.engine.answers.len(), 0);
+    }
+    assert_eq!(s.counters().limited, 40_000);
+    assert!(s.engine.answers.capacity() <= 16);
+}
+
+#[test]
 fn b5_a_flood_at_one_connection_does_not_silence_another() {
     let mut s = Script::accepted(Config::default());
     let first = (s.peer, s.iss());
@@ -191,4 +214,42 @@ fn b11_packets_of_different_flows_have_no_common_counter() {
         .collect();
     assert_eq!(ids, vec![[0, 0]; 20]);
     assert!(out.iter().all(|packet| packet.first()[6] == 0x40), "DF");
+}
+
+/// The TSvals of connections opened in one moment, by port.
+fn clocks() -> Vec<u32> {
+    let mut s = Script::listening(Config::default(), 64);
+    (0..50)
+        .map(|port| {
+            s.peer.set_port(1000 + port);
+            s.recv("S 0:0(0) win 65535 <mss 1000,TS val 1 ecr 0>");
+            s.next().unwrap().header.options.timestamps.unwrap().val
+        })
+        .collect()
+}
+
+#[test]
+fn b8_clocks_of_connections_opened_together_are_unrelated() {
+    let mut clocks = clocks();
+    // RFC 7323 §5.4: of one four-tuple it goes on, and does not begin anew.
+    let mut s = Script::listening(Config::default(), 64);
+    let clock_of = |s: &mut Script| {
+        s.recv("S 0:0(0) win 65535 <mss 1000,TS val 1 ecr 0>");
+        let val = s.next().unwrap().header.options.timestamps.unwrap().val;
+        s.recv("R 1:1(0)");
+        val
+    };
+    let first = clock_of(&mut s);
+    s.wait_ms(5000);
+    assert_eq!(clock_of(&mut s).wrapping_sub(first), 5000);
+    let steps: Vec<u32> = clocks
+        .windows(2)
+        .map(|two| two[1].wrapping_sub(two[0]))
+        .collect();
+    let small = |steps: &[u32]| steps.iter().filter(|step| **step < 1 << 24).count();
+    assert!(small(&steps) <= 2, "{steps:?}");
+    clocks.sort_unstable();
+    let between: Vec<u32> = clocks.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(small(&between) < 20, "{between:?}");
+    assert!(clocks[49] - clocks[0] > 1 << 31, "from all of the circle");
 }

@@ -365,6 +365,57 @@ fn m16_numbers_at_the_edges_of_the_circle() {
     }
 }
 
+/// Accepted, with our first number `below` before this one: it rises by 250 in a millisecond.
+fn accepted_below(edge: u32, below: u32) -> Script {
+    let mut s = Script::listening(Config::default(), 16);
+    s.peer_isn = edge.wrapping_sub(below);
+    s.recv("S 0:0(0) win 65535 <mss 1000,sackOK>");
+    s.sent("S. 0:0(0) ack 1");
+    let missing = edge.wrapping_sub(below).wrapping_sub(s.iss());
+    s.recv("R 1:1(0)");
+    s.wait(std::time::Duration::from_micros(u64::from(missing) * 4));
+    s.recv("S 0:0(0) win 65535 <mss 1000,sackOK>");
+    s.sent("S. 0:0(0) ack 1");
+    assert_eq!(s.iss(), edge.wrapping_sub(below));
+    s.recv(". 1:1(0) ack 1");
+    s.accept();
+    s
+}
+
+#[test]
+fn s1_our_numbers_and_the_peers_cross_both_edges_of_the_circle() {
+    for edge in [0, 1 << 31] {
+        for below in [1, 2, 2501, 5000] {
+            let mut s = accepted_below(edge, below);
+            // Ours: what is lost at the edge is found by SACK, and sent again.
+            s.write(0, 8000);
+            let sent: usize = s.drain().iter().map(|sent| sent.payload.len()).sum();
+            assert_eq!(sent, 8000);
+            s.recv(". 1:1(0) ack 2001 <sack 4001:8001>");
+            let again: usize = s.drain().iter().map(|sent| sent.payload.len()).sum();
+            assert_eq!(again, 2000, "{edge} {below}");
+            s.recv(". 1:1(0) ack 8001");
+            assert_eq!((s.info().acked, s.info().in_flight), (8000, 0));
+            // The peer's: out of order, twice, and with an overlap.
+            for (from, to) in [
+                (4001, 5001),
+                (2001, 3001),
+                (2001, 4001),
+                (501, 2501),
+                (1, 1001),
+            ] {
+                s.recv(&format!("P. {from}:{to}({}) ack 8001", to - from));
+            }
+            let last = s.drain().pop().unwrap();
+            assert_eq!(
+                last.header.ack.unwrap().raw(),
+                s.peer_isn.wrapping_add(5001)
+            );
+            assert_eq!(s.read().unwrap(), pattern(0, 5000), "{edge} {below}");
+        }
+    }
+}
+
 #[test]
 fn m17_reserved_bits_and_unknown_options_are_as_if_they_were_not_there() {
     for reserved in 0..16 {

@@ -2,16 +2,19 @@
 
 mod basics;
 mod close;
+mod crossed;
 mod datagrams;
 mod delayed_ack;
 mod dsack;
 mod explore;
 mod frto;
 mod icmp;
+mod icmp_v6;
 mod injection;
 mod keepalive;
 mod lossy;
 mod malformed;
+mod malformed_v6;
 mod memory;
 mod mtu;
 mod nagle;

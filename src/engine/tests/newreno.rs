@@ -88,7 +88,7 @@ fn rfc5681_3_2_what_is_no_duplicate_does_not_count() {
 }
 
 #[test]
-fn threat_b14_a_thousand_forged_duplicates_free_no_more_than_a_flight() {
+fn b14_a_thousand_forged_duplicates_free_no_more_than_a_flight() {
     let mut s = ten_segments();
     for _ in 0..1000 {
         s.acked(1, "");
@@ -98,7 +98,7 @@ fn threat_b14_a_thousand_forged_duplicates_free_no_more_than_a_flight() {
 }
 
 #[test]
-fn threat_b14_with_sack_duplicates_without_a_block_free_nothing() {
+fn b14_with_sack_duplicates_without_a_block_free_nothing() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
     s.sent(". 1:10001(10000)");
@@ -110,7 +110,7 @@ fn threat_b14_with_sack_duplicates_without_a_block_free_nothing() {
 }
 
 #[test]
-fn threat_b13_division_of_acknowledgements_gains_nothing() {
+fn b13_division_of_acknowledgements_gains_nothing() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
     s.sent(". 1:10001(10000)");
@@ -123,7 +123,7 @@ fn threat_b13_division_of_acknowledgements_gains_nothing() {
 }
 
 #[test]
-fn threat_b12_acknowledgements_of_what_was_never_sent_skip_nothing() {
+fn b12_acknowledgements_of_what_was_never_sent_skip_nothing() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
     s.sent(". 1:10001(10000)");

@@ -142,7 +142,7 @@ fn letting_go_of_an_attempt_sends_nothing_and_a_late_answer_meets_a_reset() {
 }
 
 #[test]
-fn a_socket_can_connect_to_itself() {
+fn s6_a_socket_can_connect_to_itself() {
     let mut s = Script::new(Config::default());
     let at = "192.168.0.1:4000".parse().unwrap();
     let guard = s
@@ -213,7 +213,7 @@ fn figure_9_we_answer_an_acknowledgement_of_an_old_syn_with_a_reset() {
 }
 
 #[test]
-fn figure_10_a_peer_that_lost_its_connection_opens_again() {
+fn s8_figure_10_a_peer_that_lost_its_connection_opens_again() {
     let mut s = Script::accepted(Config::default());
     let old = s.peer_isn;
     s.recv("S 4000:4000(0) win 65535 <mss 1000>");
@@ -230,7 +230,7 @@ fn figure_10_a_peer_that_lost_its_connection_opens_again() {
 }
 
 #[test]
-fn figure_10_we_reset_what_the_peer_remembers_and_try_again() {
+fn s8_figure_10_we_reset_what_the_peer_remembers_and_try_again() {
     let mut s = syn_sent();
     s.recv(". 300:300(0) ack 100 win 5000");
     s.sent("R 100:100(0)");
@@ -243,7 +243,7 @@ fn figure_10_we_reset_what_the_peer_remembers_and_try_again() {
 }
 
 #[test]
-fn figure_11_data_for_a_connection_that_the_peer_lost_ends_it() {
+fn s8_figure_11_data_for_a_connection_that_the_peer_lost_ends_it() {
     let mut s = Script::accepted(Config::default());
     s.write(0, 100);
     s.sent("P. 1:101(100) ack 1");
@@ -303,7 +303,7 @@ fn an_echo_of_a_timestamp_that_we_never_sent_is_reset() {
 }
 
 #[test]
-fn data_on_a_syn_is_not_taken_and_comes_again() {
+fn s9_data_on_a_syn_is_not_taken_and_comes_again() {
     let mut s = Script::listening(Config::default(), 16);
     s.recv("S 0:100(100) win 65535 <mss 1000>");
     s.sent("S. 0:0(0) ack 1");
@@ -356,7 +356,7 @@ fn data_and_fin_may_come_with_a_syn_ack_whose_window_is_not_scaled() {
 }
 
 #[test]
-fn in_syn_received_a_wrong_acknowledgement_is_reset_and_the_entry_stays() {
+fn s7_a_wrong_acknowledgement_in_syn_received_is_reset_and_the_entry_stays() {
     let mut s = Script::listening(Config::default(), 16);
     s.recv("S 0:0(0) win 65535 <mss 1000>");
     s.sent("S. 0:0(0) ack 1");
@@ -372,7 +372,7 @@ fn in_syn_received_a_wrong_acknowledgement_is_reset_and_the_entry_stays() {
 }
 
 #[test]
-fn in_syn_received_the_same_syn_brings_the_same_syn_ack_twice_a_second() {
+fn s7_the_same_syn_brings_the_same_syn_ack_twice_a_second() {
     let mut s = Script::listening(Config::default(), 16);
     s.recv("S 0:0(0) win 65535 <mss 1000>");
     let first = s.sent("S. 0:0(0) ack 1 win 65535 <mss 1460>");

@@ -29,7 +29,7 @@ fn count(s: &Script, state: State) -> usize {
 }
 
 #[test]
-fn one_more_than_the_backlog_completes_and_no_syn_is_answered_then() {
+fn f4_one_more_than_the_backlog_completes_and_no_syn_is_answered_then() {
     for backlog in [0_u16, 1, 16] {
         let mut s = Script::listening(Config::default(), usize::from(backlog));
         for port in 0..=backlog {
@@ -46,7 +46,7 @@ fn one_more_than_the_backlog_completes_and_no_syn_is_answered_then() {
 }
 
 #[test]
-fn a_last_acknowledgement_that_finds_no_room_is_dropped_and_comes_again() {
+fn f4_a_last_acknowledgement_that_finds_no_room_is_dropped_and_comes_again() {
     let mut s = Script::listening(Config::default(), 0);
     syn(&mut s, 1000);
     let first = s.sent("S. 0:0(0) ack 1");
@@ -68,7 +68,7 @@ fn a_last_acknowledgement_that_finds_no_room_is_dropped_and_comes_again() {
 }
 
 #[test]
-fn everybody_who_keeps_trying_gets_in_once_somebody_accepts() {
+fn f4_everybody_who_keeps_trying_gets_in_once_somebody_accepts() {
     let mut s = Script::listening(Config::default(), 4);
     let mut waiting: Vec<u16> = (1000..1050).collect();
     let mut served = 0;
@@ -135,7 +135,7 @@ fn a_queued_connection_that_the_peer_resets_is_still_accepted_and_says_so() {
 }
 
 #[test]
-fn beyond_the_limit_of_connections_no_syn_is_answered() {
+fn f6_beyond_the_limit_of_connections_no_syn_is_answered() {
     let mut config = Config::default();
     config.connections_max(2);
     let mut s = Script::listening(config, 16);

@@ -1,13 +1,13 @@
 //! Packets byte by byte, for what no honest peer sends.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
 use super::script::Script;
 use crate::packet::{Meta, Packet};
 
-/// A segment over IPv4, its numbers as on the wire.
+/// A segment over either version of IP, its numbers as on the wire.
 #[derive(Clone, Debug)]
 pub(super) struct Tcp {
     pub(super) src: SocketAddr,
@@ -59,13 +59,16 @@ impl Tcp {
         bytes[18..20].copy_from_slice(&self.urgent.to_be_bytes());
         bytes.extend(&self.options);
         bytes.extend(&self.payload);
-        fix_tcp_checksum(v4(self.src), v4(self.dst), &mut bytes);
+        fix_tcp_checksum(self.src.ip(), self.dst.ip(), &mut bytes);
         bytes
     }
 
     /// The whole packet.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        ipv4(v4(self.src), v4(self.dst), 6, &self.segment())
+        match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => ipv4(src, dst, 6, &self.segment()),
+            _ => ipv6(v6(self.src), v6(self.dst), 6, &self.segment()),
+        }
     }
 
     pub(super) fn packet(&self) -> Packet {
@@ -77,6 +80,13 @@ pub(super) fn v4(addr: SocketAddr) -> Ipv4Addr {
     match addr.ip() {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(ip) => panic!("{ip} is not IPv4"),
+    }
+}
+
+pub(super) fn v6(addr: SocketAddr) -> Ipv6Addr {
+    match addr.ip() {
+        IpAddr::V4(ip) => panic!("{ip} is not IPv6"),
+        IpAddr::V6(ip) => ip,
     }
 }
 
@@ -99,6 +109,17 @@ pub(super) fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, body: &[u8]) -> V
     bytes
 }
 
+/// A packet over IPv6; `body` may begin with extension headers, of which `next` is the first.
+pub(super) fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, next: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x60, 0, 0, 0];
+    bytes.extend((body.len() as u16).to_be_bytes());
+    bytes.extend([next, 64]);
+    bytes.extend(src.octets());
+    bytes.extend(dst.octets());
+    bytes.extend(body);
+    bytes
+}
+
 /// Sets the checksum of an IPv4 header without options.
 pub(super) fn fix_ip_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
@@ -106,13 +127,22 @@ pub(super) fn fix_ip_checksum(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-pub(super) fn fix_tcp_checksum(src: Ipv4Addr, dst: Ipv4Addr, segment: &mut [u8]) {
+pub(super) fn fix_tcp_checksum(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, segment: &mut [u8]) {
     segment[16..18].fill(0);
-    let mut all = [&src.octets()[..], &dst.octets(), &[0, 6]].concat();
-    all.extend((segment.len() as u16).to_be_bytes());
-    all.extend(&*segment);
-    let sum = checksum(&all);
+    let sum = transport_checksum(src.into(), dst.into(), 6, segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// With the pseudo-header.
+pub(super) fn transport_checksum(src: IpAddr, dst: IpAddr, protocol: u8, body: &[u8]) -> u16 {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut all = [octets(src), octets(dst), vec![0, protocol]].concat();
+    all.extend((body.len() as u16).to_be_bytes());
+    all.extend(body);
+    checksum(&all)
 }
 
 /// RFC 1071, the slow way.
@@ -135,4 +165,20 @@ pub(super) fn icmp_error(to: Ipv4Addr, kind: u8, code: u8, rest: u32, about: &[u
     let sum = checksum(&body);
     body[2..4].copy_from_slice(&sum.to_be_bytes());
     ipv4(Ipv4Addr::new(198, 51, 100, 1), to, 1, &body)
+}
+
+/// An ICMPv6 error of a router about the packet `about`, of which it quotes all that fits.
+pub(super) fn icmpv6_error(to: Ipv6Addr, kind: u8, code: u8, rest: u32, about: &[u8]) -> Vec<u8> {
+    let router = "2001:db8:ffff::1".parse().unwrap();
+    let mut body = vec![kind, code, 0, 0];
+    body.extend(rest.to_be_bytes());
+    body.extend(&about[..about.len().min(1232)]);
+    fix_icmpv6_checksum(router, to, &mut body);
+    ipv6(router, to, 58, &body)
+}
+
+pub(super) fn fix_icmpv6_checksum(src: Ipv6Addr, dst: Ipv6Addr, body: &mut [u8]) {
+    body[2..4].fill(0);
+    let sum = transport_checksum(src.into(), dst.into(), 58, body);
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
 }

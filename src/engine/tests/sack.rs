@@ -53,7 +53,7 @@ fn losses_told_by_the_acknowledgement_that_ends_an_episode_begin_the_next() {
 }
 
 #[test]
-fn threat_m5_blocks_outside_of_what_is_in_flight_count_for_nothing() {
+fn m5_blocks_outside_of_what_is_in_flight_count_for_nothing() {
     let mut s = ten_segments();
     for block in [
         "10001:11001",
@@ -75,7 +75,7 @@ fn threat_m5_blocks_outside_of_what_is_in_flight_count_for_nothing() {
 }
 
 #[test]
-fn threat_m5_random_blocks_never_break_the_counts() {
+fn m5_random_blocks_never_break_the_counts() {
     let mut rng = Rng::new(7);
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     let mut written = 0;

@@ -1,0 +1,286 @@
+//! ICMPv6 errors (RFC 4443, RFC 5927): what is believed, and what it changes.
+
+use std::{collections::VecDeque, io::ErrorKind, time::Duration};
+
+use super::{
+    malformed_v6::{accepted, listening, new},
+    raw,
+    script::Script,
+};
+use crate::info::State;
+
+const UNREACHABLE: u8 = 1;
+const PACKET_TOO_BIG: u8 = 2;
+const TIME_EXCEEDED: u8 = 3;
+const PARAMETER_PROBLEM: u8 = 4;
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+
+/// A segment of ours with this number.
+fn ours(s: &Script, seq: u32) -> Vec<u8> {
+    let mut about = raw::Tcp::from_peer(s, raw::ACK, 0);
+    (about.src, about.dst, about.seq) = (s.local, s.peer, s.iss().wrapping_add(seq));
+    about.payload = vec![0; 1440];
+    about.bytes()
+}
+
+/// An error about it.
+fn error(s: &mut Script, kind: u8, code: u8, rest: u32, seq: u32) {
+    let bytes = raw::icmpv6_error(raw::v6(s.local), kind, code, rest, &ours(s, seq));
+    s.recv_packet(raw::packet(&bytes));
+}
+
+fn too_big(s: &mut Script, mtu: u32, seq: u32) {
+    error(s, PACKET_TOO_BIG, 0, mtu, seq);
+}
+
+fn sending() -> Script {
+    let mut s = accepted();
+    s.write(0, 5000);
+    s.drain();
+    s
+}
+
+fn syn_sent() -> Script {
+    let mut s = new();
+    s.connect();
+    s.sent("S 0:0(0)");
+    s
+}
+
+#[test]
+fn b9_no_icmpv6_error_ends_a_connection_whatever_it_quotes() {
+    let unreachable = (0..=7).map(|code| (UNREACHABLE, code));
+    let others = [(TIME_EXCEEDED, 0), (TIME_EXCEEDED, 1)];
+    let problems = (0..=2).map(|code| (PARAMETER_PROBLEM, code));
+    let kinds: Vec<_> = unreachable.chain(others).chain(problems).collect();
+    let mut s = sending();
+    let cwnd = s.info().cwnd;
+    for (kind, code) in &kinds {
+        for seq in [1, 5000, 5001, 6000, 0, 1 << 30] {
+            error(&mut s, *kind, *code, 0, seq);
+        }
+    }
+    s.silence();
+    assert_eq!(s.state(), Some(State::Established));
+    assert_eq!(s.info().cwnd, cwnd);
+    assert_eq!(s.counters().drop_icmp as usize, kinds.len() * 4);
+    s.recv(". 1:1(0) ack 5001");
+    assert_eq!(s.info().acked, 5000);
+}
+
+#[test]
+fn b9_a_soft_icmpv6_error_is_what_a_timeout_is_reported_as() {
+    let mut s = sending();
+    error(&mut s, UNREACHABLE, 3, 0, 1);
+    s.wait(Duration::from_secs(2000));
+    s.drain();
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::HostUnreachable);
+}
+
+#[test]
+fn b9_an_unreachable_port_fails_an_attempt_over_ipv6_at_once() {
+    let mut s = syn_sent();
+    error(&mut s, UNREACHABLE, 4, 0, 0);
+    assert_eq!(s.state(), Some(State::Closed));
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    s.wait_ms(10_000);
+    s.silence();
+}
+
+#[test]
+fn b9_a_wrong_icmpv6_quote_fails_nothing() {
+    let mut s = syn_sent();
+    error(&mut s, UNREACHABLE, 4, 0, 1);
+    error(&mut s, UNREACHABLE, 4, 0, u32::MAX);
+    let peer = s.peer;
+    s.peer.set_port(1);
+    error(&mut s, UNREACHABLE, 4, 0, 0);
+    s.peer = "[2001:db8::2]:49152".parse().unwrap();
+    error(&mut s, UNREACHABLE, 4, 0, 0);
+    s.peer = peer;
+    assert_eq!(s.counters().drop_icmp, 4);
+    // Of a packet that never was ours; it was another host's, and the error came to us.
+    let local = raw::v6(s.local);
+    s.local.set_ip("fd00::9".parse().unwrap());
+    let about = ours(&s, 0);
+    s.local.set_ip(local.into());
+    let bytes = raw::icmpv6_error(local, UNREACHABLE, 4, 0, &about);
+    s.recv_packet(raw::packet(&bytes));
+    assert_eq!(s.counters().drop_icmp, 5);
+    assert_eq!(s.state(), Some(State::SynSent));
+}
+
+#[test]
+fn b9_an_icmpv6_checksum_must_be_right_pseudo_header_included() {
+    let mut s = syn_sent();
+    let good = raw::icmpv6_error(raw::v6(s.local), UNREACHABLE, 4, 0, &ours(&s, 0));
+    let mut flipped = good.clone();
+    flipped[42] ^= 1;
+    let mut zero = good.clone();
+    zero[42..44].fill(0);
+    // As ICMP of IPv4 has it.
+    let mut without_addresses = good.clone();
+    without_addresses[42..44].fill(0);
+    let sum = raw::checksum(&without_addresses[40..]);
+    without_addresses[42..44].copy_from_slice(&sum.to_be_bytes());
+    for bad in [flipped, zero, without_addresses] {
+        s.recv_packet(raw::packet(&bad));
+        assert_eq!(s.state(), Some(State::SynSent));
+    }
+    assert_eq!(s.counters().drop_icmp, 3);
+    s.recv_packet(raw::packet(&good));
+    assert_eq!(s.state(), Some(State::Closed));
+}
+
+#[test]
+fn b9_quotes_that_are_cut_or_of_another_kind_say_nothing() {
+    let mut s = syn_sent();
+    let local = raw::v6(s.local);
+    let about = ours(&s, 0);
+    // Fewer than eight bytes of the segment (RFC 5927 §2): no number to be checked.
+    for len in 0..48 {
+        let bytes = raw::icmpv6_error(local, UNREACHABLE, 4, 0, &about[..len]);
+        s.recv_packet(raw::packet(&bytes));
+    }
+    // A quote of IPv4, one that is itself an ICMPv6 error, and a message of IPv4's ICMP.
+    let mut v4 = about.clone();
+    v4[0] = 0x45;
+    let mut error_about_error = about.clone();
+    error_about_error[6] = 58;
+    for quote in [v4, error_about_error] {
+        let bytes = raw::icmpv6_error(local, UNREACHABLE, 4, 0, &quote);
+        s.recv_packet(raw::packet(&bytes));
+    }
+    assert_eq!(s.counters().drop_icmp, 50);
+    let mut of_v4 = raw::icmpv6_error(local, 3, 3, 0, &about);
+    of_v4[6] = 1;
+    s.recv_packet(raw::packet(&of_v4));
+    assert_eq!(s.counters().drop_protocol, 1);
+    assert_eq!(s.state(), Some(State::SynSent));
+    // Eight are enough, and what stands before the message is skipped.
+    let whole = raw::icmpv6_error(local, UNREACHABLE, 4, 0, &about[..48]);
+    let options = [58, 0, 1, 4, 0, 0, 0, 0];
+    let router = "2001:db8:ffff::1".parse().unwrap();
+    let bytes = raw::ipv6(router, local, 60, &[&options[..], &whole[40..]].concat());
+    s.recv_packet(raw::packet(&bytes));
+    assert_eq!(s.state(), Some(State::Closed));
+}
+
+#[test]
+fn b9_soft_icmpv6_errors_let_an_attempt_go_on() {
+    for (kind, code) in [(UNREACHABLE, 0), (UNREACHABLE, 3), (TIME_EXCEEDED, 0)] {
+        let mut s = syn_sent();
+        error(&mut s, kind, code, 0, 0);
+        assert_eq!(s.state(), Some(State::SynSent));
+        s.wait_ms(1000);
+        s.sent("S 0:0(0)");
+        s.recv("S. 0:0(0) ack 1 win 5000 <mss 1000>");
+        assert_eq!(s.state(), Some(State::Established));
+    }
+}
+
+#[test]
+fn f3_an_unreachable_ipv6_host_ends_the_syn_acks_to_it() {
+    let mut s = listening();
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.sent("S. 0:0(0) ack 1");
+    error(&mut s, UNREACHABLE, 3, 0, 5);
+    error(&mut s, UNREACHABLE, 4, 0, 0);
+    s.wait_ms(1000);
+    s.sent("S. 0:0(0) ack 1");
+    error(&mut s, UNREACHABLE, 3, 0, 0);
+    s.wait(Duration::from_secs(100));
+    s.silence();
+}
+
+#[test]
+fn b10_packet_too_big_of_ipv6_is_believed_of_what_is_in_flight_and_no_further_than_1280() {
+    for (mtu, mss) in [
+        (1400, 1340),
+        (1280, 1220),
+        (1279, 1220),
+        (68, 1220),
+        (0, 1220),
+    ] {
+        let mut s = sending();
+        too_big(&mut s, mtu, 1);
+        assert_eq!(s.info().snd_mss, mss, "MTU {mtu}");
+        let again = s.drain();
+        let bytes: usize = again.iter().map(|sent| sent.payload.len()).sum();
+        assert_eq!(bytes, 5000, "what was too big goes out again");
+        for sent in again {
+            assert!(sent.gso_size <= mss as u16, "{}", sent.text);
+        }
+    }
+}
+
+#[test]
+fn b10_a_wrong_quote_or_a_greater_mtu_changes_nothing_over_ipv6() {
+    let mut s = sending();
+    for seq in [0, 5001, 6000, 1 << 31] {
+        too_big(&mut s, 1280, seq);
+    }
+    for mtu in [1500, 1501, 65_535, u32::MAX] {
+        too_big(&mut s, mtu, 1);
+    }
+    assert_eq!(s.info().snd_mss, 1440);
+    s.silence();
+}
+
+/// What it answers to this packet.
+fn answers(s: &mut Script, bytes: &[u8]) -> VecDeque<Vec<u8>> {
+    let mut out = VecDeque::new();
+    s.engine.on_packet(raw::packet(bytes), s.now);
+    while !s.engine.poll_packet(s.now, 64, &mut out) {}
+    out.iter().map(|packet| packet.to_vec()).collect()
+}
+
+#[test]
+fn what_we_do_not_serve_over_ipv6_is_a_parameter_problem_and_not_without_end() {
+    let mut s = new();
+    let (peer, local) = (raw::v6(s.peer), raw::v6(s.local));
+    let packet = raw::ipv6(peer, local, 132, &[0; 16]);
+    let mut sent = 0;
+    for _ in 0..5000 {
+        for report in answers(&mut s, &packet) {
+            // RFC 8200 §4: unrecognized next header, and where it stands.
+            assert_eq!(report[40..42], [PARAMETER_PROBLEM, 1]);
+            assert_eq!(report[44..48], 6_u32.to_be_bytes());
+            assert_eq!(report[48..], packet);
+            sent += 1;
+        }
+    }
+    assert!((500..1500).contains(&sent), "{sent}");
+    assert_eq!(s.counters().limited + sent, 5000);
+}
+
+#[test]
+fn an_icmpv6_error_never_brings_another() {
+    let mut s = new();
+    let (peer, local) = (raw::v6(s.peer), raw::v6(s.local));
+    let about = raw::ipv6(local, peer, 132, &[0; 16]);
+    for kind in 1..=4 {
+        let error = raw::icmpv6_error(local, kind, 0, 1280, &about);
+        assert!(answers(&mut s, &error).is_empty());
+    }
+    // Nor does what went to a group, or came from one (RFC 4443 §2.4 (e)).
+    let group = "ff02::1".parse().unwrap();
+    assert!(answers(&mut s, &raw::ipv6(peer, group, 132, &[0; 16])).is_empty());
+    assert!(answers(&mut s, &raw::ipv6(group, local, 132, &[0; 16])).is_empty());
+}
+
+#[test]
+fn an_icmpv6_echo_is_answered_if_its_checksum_is_right() {
+    let mut s = new();
+    let (peer, local) = (raw::v6(s.peer), raw::v6(s.local));
+    let mut body = vec![ECHO_REQUEST, 0, 0, 0, 0, 7, 0, 1, b'h', b'i', b'!'];
+    raw::fix_icmpv6_checksum(peer, local, &mut body);
+    let answer = answers(&mut s, &raw::ipv6(peer, local, 58, &body));
+    assert_eq!(answer.len(), 1);
+    assert_eq!(answer[0][40], ECHO_REPLY);
+    assert_eq!(answer[0][44..], body[4..]);
+    body[2] ^= 1;
+    assert!(answers(&mut s, &raw::ipv6(peer, local, 58, &body)).is_empty());
+    assert_eq!((s.counters().echo_replies, s.counters().drop_icmp), (1, 1));
+}
