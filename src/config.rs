@@ -101,8 +101,8 @@ pub struct SocketOptions {
     /// DSCP or traffic class of packets sent (`IP_TOS`); the two ECN bits in it are TCP's own.
     pub tos: u8,
     /// What dropping the last handle does (`SO_LINGER`): `None` sends what is left in the
-    /// background, zero resets. Any other time is kept and does as `None`: dropping never
-    /// waits.
+    /// background, zero resets. Any other time is kept and does as `None`: it would say how long
+    /// closing blocks, which dropping never does, and not how long sending goes on.
     pub linger: Option<Duration>,
     /// Keep-alive probes (`SO_KEEPALIVE`), off unless set.
     pub keepalive: Option<KeepAlive>,

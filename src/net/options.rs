@@ -134,7 +134,10 @@ macro_rules! common_options {
             /// in the background; with zero, it is discarded and the connection is reset. Any other
             /// time does as `None`; it is kept in whole seconds, rounded down.
             ///
-            /// Unlike a socket of the kernel, dropping never blocks the thread, whatever is set.
+            /// A socket of Linux whose linger time is over sends on in the background too: the time
+            /// says only how long `close` blocks the thread, and dropping never does. What is to
+            /// end for want of acknowledgements needs a
+            /// [user timeout](Self::set_user_timeout), which holds beyond the drop.
             ///
             /// # Errors
             /// None; `io::Result` is for the likeness to `tokio::net`.

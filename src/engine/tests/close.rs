@@ -287,6 +287,38 @@ fn linger_zero_resets_where_the_peer_may_still_expect_something() {
     }
 }
 
+#[test]
+fn a_timed_linger_sends_on_in_the_background_when_its_time_is_over() {
+    // As on Linux, where the time bounds how long `close` blocks, and nothing else.
+    let mut s = Script::accepted_with(lingering(Duration::from_secs(2)), "mss 1000", 1000);
+    s.write(0, 3000);
+    s.close();
+    s.sent(". 1:1001(1000) ack 1");
+    s.recv(". 1:1(0) ack 1001 win 0");
+    s.wait_ms(10_000);
+    assert!(s.drain().iter().all(|sent| sent.payload.is_empty()));
+    assert_eq!(states(&s), [State::FinWait1]);
+    s.recv(". 1:1(0) ack 1001 win 5000");
+    s.sent("FP. 1001:3001(2000) ack 1");
+    s.recv("F. 1:1(0) ack 3002");
+    s.sent(". 3002:3002(0) ack 2");
+    assert_eq!(states(&s), [State::TimeWait]);
+    assert_eq!(s.counters().resets_sent, 0);
+}
+
+#[test]
+fn a_user_timeout_holds_for_an_orphan_too() {
+    let mut s = Script::accepted(lingering(Duration::from_secs(2)));
+    s.set(|options| options.user_timeout = Some(Duration::from_secs(3)));
+    s.write(0, 1000);
+    s.close();
+    s.wait_ms(2900);
+    assert_eq!(states(&s), [State::FinWait1]);
+    s.wait_ms(200);
+    assert_eq!(states(&s), []);
+    assert_eq!(s.counters().timed_out, 1);
+}
+
 fn established_with(config: Config) -> Script {
     Script::accepted(config)
 }
