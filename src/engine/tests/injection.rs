@@ -88,6 +88,24 @@ fn b3_an_acknowledgement_as_old_as_the_window_still_brings_data() {
 }
 
 #[test]
+fn b3_an_acknowledgement_older_than_the_largest_window_brings_nothing() {
+    let mut s = Script::accepted_with(Config::default(), "mss 1000", 2000);
+    for at in 0..5 {
+        s.write(1000 * at, 1000);
+        s.drain();
+        s.recv(&format!(". 1:1(0) ack {} win 2000", 1001 + 1000 * at));
+    }
+    s.silence();
+    s.recv("P. 1:101(100) ack 3000");
+    s.sent(". 5001:5001(0) ack 1");
+    assert!(s.read().is_err());
+    assert_eq!(s.counters().drop_bad_ack, 1);
+    s.recv("P. 1:101(100) ack 3001");
+    s.sent(". 5001:5001(0) ack 101");
+    assert_eq!(s.read().unwrap(), pattern(0, 100));
+}
+
+#[test]
 fn b4_challenges_are_few_and_each_connection_counts_for_itself() {
     let mut s = sending();
     s.recv(". 1:1(0) ack 3001");
@@ -184,7 +202,8 @@ fn b12_acknowledgements_of_what_was_never_sent_skip_nothing() {
         s.recv(&format!(". 1:1(0) ack {}", 3001 + beyond));
     }
     assert_eq!(s.engine.info(s.id()).unwrap().acked, 0);
-    s.drain();
+    s.sent(". 3001:3001(0) ack 1");
+    s.silence();
     s.wait_ms(300);
     let again = s.drain();
     assert!(

@@ -123,7 +123,7 @@ fn b13_division_of_acknowledgements_gains_nothing() {
 }
 
 #[test]
-fn b12_acknowledgements_of_what_was_never_sent_skip_nothing() {
+fn b12_acknowledgements_of_what_was_never_sent_open_no_window() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
     s.sent(". 1:10001(10000)");

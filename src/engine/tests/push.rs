@@ -19,8 +19,8 @@ fn must61_the_segment_that_empties_the_queue_is_pushed() {
 }
 
 #[test]
-fn what_is_not_pushed_is_not_held_back() {
-    // MUST-60: data is acknowledged and delivered with or without the bit.
+fn what_is_not_pushed_is_not_held_back_from_the_reader() {
+    // Data is acknowledged and delivered with or without the bit.
     let mut s = Script::accepted(Config::default());
     s.recv(". 1:11(10) ack 1 win 65535");
     assert_eq!(s.read().unwrap().len(), 10);
@@ -36,6 +36,17 @@ fn shld27_pushes_collapse_when_several_writes_become_one_segment() {
     s.silence();
     s.recv(". 1:1(0) ack 1 win 65535");
     s.sent("P. 1:901(900) ack 1");
+    // Nor is each of several segments pushed: the last of them is.
+    s.recv(". 1:1(0) ack 901 win 0");
+    for offset in (900..3400).step_by(500) {
+        s.write(offset, 500);
+    }
+    for (segment, ack) in [(". 901:1901(1000)", 1901), (". 1901:2901(1000)", 2901)] {
+        s.recv(&format!(". 1:1(0) ack {} win 1000", ack - 1000));
+        s.sent(&format!("{segment} ack 1"));
+    }
+    s.recv(". 1:1(0) ack 2901 win 1000");
+    s.sent("P. 2901:3401(500) ack 1");
 }
 
 #[test]

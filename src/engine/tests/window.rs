@@ -94,6 +94,28 @@ fn s12_a_reader_that_takes_single_bytes_moves_the_edge_in_steps_of_a_segment() {
 }
 
 #[test]
+fn must39_whoever_probes_sees_no_window_smaller_than_a_segment() {
+    let mut s = with_buffer(8000);
+    let next = fill(&mut s);
+    s.drain();
+    let mut shown = Vec::new();
+    for _ in 0..30 {
+        assert_eq!(s.engine.read(s.id(), &mut [0; 100], s.now).unwrap(), 100);
+        s.drain();
+        s.wait_ms(600);
+        s.recv(&format!(". {0}:{0}(0) ack 1 win 65535", next - 1));
+        shown.push(s.next().expect("an answer").header.wnd);
+    }
+    assert_eq!(shown[0], 0);
+    let steps: Vec<_> = shown.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(
+        steps.iter().all(|step| *step == 0 || *step >= 1000),
+        "{shown:?}"
+    );
+    assert!(shown[29] >= 2000, "{shown:?}");
+}
+
+#[test]
 fn a_closed_window_is_reopened_by_an_update_as_soon_as_a_segment_fits() {
     let mut s = with_buffer(8000);
     let next = fill(&mut s);
@@ -166,6 +188,14 @@ fn must66_acknowledgements_urgent_pointers_and_resets_count_at_a_closed_window()
     s.recv(&format!("U. {next}:{next}(0) ack 11 win 65535 urg 5"));
     assert_eq!(s.info().acked, 10);
     assert_eq!(s.info().urgent, Some(u64::from(next) - 1 + 5));
+    // There is no room for its text, and what else it says counts.
+    s.write(10, 10);
+    s.sent(&format!("P. 11:21(10) ack {next} win 0"));
+    let end = next + 10;
+    s.recv(&format!("UP. {next}:{end}(10) ack 21 win 65535 urg 9"));
+    assert_eq!(s.info().acked, 20);
+    assert_eq!(s.info().urgent, Some(u64::from(next) - 1 + 9));
+    s.sent(&format!(". 21:21(0) ack {next} win 0"));
     s.recv(&format!("R. {next}:{next}(0) ack 11 win 0"));
     assert_eq!(s.state(), Some(crate::info::State::Closed));
 }
