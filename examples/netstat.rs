@@ -47,13 +47,25 @@ async fn main() -> io::Result<()> {
 
     let mut traffic = tokio::spawn(traffic(client.clone(), listener));
     let terminal = io::stdout().is_terminal();
-    let mut seen = Vec::new();
+    let (mut seen, mut looks) = (Vec::new(), 0);
     loop {
+        // Some states last for a round trip: the table is looked at more often than it is shown.
         let sockets = [client.sockets().await?, server.sockets().await?].concat();
-        print(&sockets, &mut seen, terminal)?;
+        for socket in &sockets {
+            if !seen.contains(&socket.state) {
+                seen.push(socket.state);
+            }
+        }
+        if looks % if terminal { 2 } else { 40 } == 0 {
+            print(&sockets, &seen, terminal)?;
+        }
+        looks += 1;
         tokio::select! {
-            done = &mut traffic => break done?,
-            () = sleep(if terminal { 50 * MS } else { 1000 * MS }) => {}
+            done = &mut traffic => {
+                print(&sockets, &seen, terminal)?;
+                break done?;
+            }
+            () = sleep(25 * MS) => {}
         }
     }
 }
@@ -95,12 +107,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn print(sockets: &[SocketInfo], seen: &mut Vec<State>, terminal: bool) -> io::Result<()> {
-    for socket in sockets {
-        if !seen.contains(&socket.state) {
-            seen.push(socket.state);
-        }
-    }
+fn print(sockets: &[SocketInfo], seen: &[State], terminal: bool) -> io::Result<()> {
     let mut text = String::new();
     if terminal {
         text += "\x1b[2J\x1b[H";

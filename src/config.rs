@@ -193,6 +193,7 @@ pub struct Config {
     pub(crate) ecn: bool,
     pub(crate) pacing: bool,
     pub(crate) echo_reply: bool,
+    pub(crate) reset_half_open: bool,
     pub(crate) reset_closed_ports: bool,
     pub(crate) options: SocketOptions,
     /// Code, which no file can hold.
@@ -235,6 +236,7 @@ impl Default for Config {
             ecn: false,
             pacing: false,
             echo_reply: true,
+            reset_half_open: false,
             reset_closed_ports: true,
             options: SocketOptions::default(),
             congestion_factory: None,
@@ -350,6 +352,10 @@ setters! {
     pacing: bool = |on| on;
     /// Answers ICMP echo requests: on.
     echo_reply: bool = |on| on;
+    /// Sends a reset when a half-open connection is forgotten because nobody answered its SYN-ACKs:
+    /// off, as on Linux. A peer whose last acknowledgements were lost learns of it then without
+    /// having to send anything.
+    reset_half_open: bool = |on| on;
     /// Answers segments for ports where nobody listens with a reset, and datagrams with an ICMP error:
     /// on. Off is for a stack that shares its addresses with others.
     reset_closed_ports: bool = |on| on;

@@ -24,7 +24,10 @@ use crate::{
         negotiated::Negotiated,
     },
     time::Time,
-    wire::{options::Timestamps, tcp::Flags},
+    wire::{
+        options::Timestamps,
+        tcp::{Flags, TcpHeader},
+    },
 };
 
 /// After a flood, how long cookies may still come back (threat F2).
@@ -311,6 +314,9 @@ impl Engine {
             let retries = pending.half.retries;
             let Some(delay) = pending.half.next_repeat(&self.config) else {
                 self.counters.timed_out += 1;
+                if self.config.reset_half_open {
+                    self.reset_half_open(entry, now);
+                }
                 self.forget_half_open(entry);
                 continue;
             };
@@ -319,6 +325,21 @@ impl Engine {
             self.counters.segments_retransmitted += 1;
             self.send_syn_ack(entry, now);
         }
+    }
+
+    /// Tells a peer that may believe to be connected that it is not.
+    fn reset_half_open(&mut self, entry: u32, now: Time) {
+        let pending = self.half_open.get(entry);
+        let Some(options) = self.options_of(pending.of) else {
+            return;
+        };
+        let tuple = pending.tuple;
+        let header = TcpHeader {
+            flags: Flags::RST | Flags::ACK,
+            ..pending.half.acknowledgement(&options, &self.config, now)
+        };
+        self.counters.resets_sent += 1;
+        self.send(tuple, header, &options);
     }
 
     /// RFC 4987 §3.6: everything that we must remember goes into the ISN and the timestamp.

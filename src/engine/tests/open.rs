@@ -81,6 +81,21 @@ fn a_syn_ack_is_sent_six_times_and_then_forgotten() {
 }
 
 #[test]
+fn a_half_open_connection_may_end_in_a_reset_if_it_was_asked_for() {
+    let mut config = Config::default();
+    config.reset_half_open(true);
+    let mut s = Script::listening(config, 16);
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.wait(Duration::from_secs(62));
+    assert_eq!(s.drain().len(), 6);
+    s.wait(Duration::from_secs(1));
+    s.sent("R. 1:1(0) ack 1");
+    s.silence();
+    assert_eq!(states(&s), [State::Listen]);
+    assert_eq!(s.counters().resets_sent, 1);
+}
+
+#[test]
 fn figure_8_both_open_at_once() {
     let mut s = syn_sent();
     s.recv("S 0:0(0) win 5000 <mss 1000>");
