@@ -70,6 +70,10 @@ static SERVER_DOES_ANYTHING: Plan = Plan {
 const NOTHING: Bounds = [0, 0, 0];
 /// Any one packet is lost.
 const LOSS: Bounds = [1, 0, 0];
+/// Any two packets are lost.
+const TWO_LOSSES: Bounds = [2, 0, 0];
+/// Any one packet is lost, and any other comes twice.
+const LOSS_AND_COPY: Bounds = [1, 1, 0];
 /// Any one packet comes twice, however late.
 const COPY: Bounds = [0, 1, 0];
 /// One timer fires although something else could have happened.
@@ -103,14 +107,14 @@ static SCENARIOS: &[Scenario] = &[
         name: "both close at once",
         plans: [&SERVER_ONLY_ENDS, &CLIENT_WRITES_AND_ENDS],
         before: LISTENING,
-        bounds: &[LOSS, TIMEOUT],
+        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: true,
     },
     Scenario {
         name: "half-close",
         plans: [&SERVER_WRITES_ON, &CLIENT_HALF_CLOSES],
         before: LISTENING,
-        bounds: &[LOSS, COPY, TIMEOUT],
+        bounds: &[TWO_LOSSES, COPY, TIMEOUT],
         orderly: true,
     },
     Scenario {
@@ -124,14 +128,14 @@ static SCENARIOS: &[Scenario] = &[
         name: "the client aborts",
         plans: [&SERVER_FOLLOWS, &CLIENT_ABORTS],
         before: LISTENING,
-        bounds: &[LOSS, COPY, TIMEOUT],
+        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: false,
     },
     Scenario {
         name: "the server aborts",
         plans: [&SERVER_ABORTS, &CLIENT_FOLLOWS],
         before: LISTENING,
-        bounds: &[LOSS, COPY, TIMEOUT],
+        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: false,
     },
     Scenario {
