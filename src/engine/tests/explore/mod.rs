@@ -70,8 +70,9 @@ static SERVER_DOES_ANYTHING: Plan = Plan {
 const NOTHING: Bounds = [0, 0, 0];
 /// Any one packet is lost.
 const LOSS: Bounds = [1, 0, 0];
-/// Any two packets are lost.
+/// Any two packets are lost, or three.
 const TWO_LOSSES: Bounds = [2, 0, 0];
+const THREE_LOSSES: Bounds = [3, 0, 0];
 /// Any one packet is lost, and any other comes twice.
 const LOSS_AND_COPY: Bounds = [1, 1, 0];
 /// Any one packet comes twice, however late.
@@ -100,42 +101,42 @@ static SCENARIOS: &[Scenario] = &[
         name: "the server closes first",
         plans: [&SERVER_ENDS, &CLIENT_FOLLOWS],
         before: LISTENING,
-        bounds: &[LOSS],
+        bounds: &[TWO_LOSSES],
         orderly: true,
     },
     Scenario {
         name: "both close at once",
         plans: [&SERVER_ONLY_ENDS, &CLIENT_WRITES_AND_ENDS],
         before: LISTENING,
-        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
+        bounds: &[THREE_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: true,
     },
     Scenario {
         name: "half-close",
         plans: [&SERVER_WRITES_ON, &CLIENT_HALF_CLOSES],
         before: LISTENING,
-        bounds: &[TWO_LOSSES, COPY, TIMEOUT],
+        bounds: &[THREE_LOSSES, COPY, TIMEOUT],
         orderly: true,
     },
     Scenario {
         name: "both connect",
         plans: [&CLIENT_WRITES_AND_ENDS, &CONNECTS_AND_ENDS],
         before: &[(0, Connect), (1, Connect)],
-        bounds: &[LOSS],
+        bounds: &[TWO_LOSSES],
         orderly: true,
     },
     Scenario {
         name: "the client aborts",
         plans: [&SERVER_FOLLOWS, &CLIENT_ABORTS],
         before: LISTENING,
-        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
+        bounds: &[THREE_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: false,
     },
     Scenario {
         name: "the server aborts",
         plans: [&SERVER_ABORTS, &CLIENT_FOLLOWS],
         before: LISTENING,
-        bounds: &[TWO_LOSSES, LOSS_AND_COPY, TIMEOUT],
+        bounds: &[THREE_LOSSES, LOSS_AND_COPY, TIMEOUT],
         orderly: false,
     },
     Scenario {
