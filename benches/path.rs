@@ -1,6 +1,7 @@
 //! Linux and synack on bad paths.
 //!
-//! `cargo bench --bench path -- [PART OF A PATH'S NAME] [SECONDS PER RUN]`
+//! `cargo bench --bench path -- [cubic|reno|bbr|fair|PART OF A PATH'S NAME|NUMBER OF RUNS]…`; about a
+//! quarter of an hour for all of it.
 #![expect(
     unsafe_code,
     reason = "socket options that the standard library does not know"
@@ -12,13 +13,31 @@ mod paths;
 #[path = "support/wan.rs"]
 mod wan;
 
-use std::time::Duration;
 use synack::{config::Congestion, device::netns};
 
 fn main() -> std::io::Result<()> {
-    let mut args = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
-    let only = args.next().unwrap_or_default();
-    let time = args.next().and_then(|t| t.parse().ok()).unwrap_or(6);
+    let mut selection = paths::Selection {
+        paths: Vec::new(),
+        algorithms: Vec::new(),
+        runs: 3,
+    };
+    for arg in std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+    {
+        match arg.as_str() {
+            "cubic" => selection.algorithms.push(Congestion::Cubic),
+            "reno" => selection.algorithms.push(Congestion::Reno),
+            "bbr" => selection.algorithms.push(Congestion::Bbr),
+            other => match other.parse() {
+                Ok(runs) => selection.runs = runs,
+                Err(_) => selection.paths.push(arg),
+            },
+        }
+    }
+    if selection.algorithms.is_empty() {
+        selection.algorithms = vec![Congestion::Cubic, Congestion::Reno, Congestion::Bbr];
+    }
     netns::enter_private_namespace()?;
-    paths::table(&only, &[Congestion::Cubic], Duration::from_secs(time))
+    paths::table(&selection)
 }

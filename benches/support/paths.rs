@@ -16,6 +16,14 @@ pub(crate) struct Path {
     pub(crate) forward: Impairment,
     pub(crate) backward: Impairment,
     pub(crate) outage: Option<(Duration, Duration)>,
+    /// For how long a stream is sent; for how long by algorithms that take every loss for
+    /// congestion, which need time to meet enough of them and little of the processor.
+    time: u64,
+    lossy_time: Option<u64>,
+    /// Slow enough for all runs to be at once.
+    slow: bool,
+    /// Fast enough to need the processors for itself.
+    alone: bool,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -39,32 +47,67 @@ fn path(
         forward: forward(wire.clone()),
         backward: wire,
         outage: None,
+        time: 5,
+        lossy_time: None,
+        slow: false,
+        alone: false,
     }
+}
+
+impl Path {
+    fn lasting(self, time: u64) -> Self {
+        Self { time, ..self }
+    }
+
+    fn lossy(self, time: u64) -> Self {
+        let lossy_time = Some(time);
+        Self { lossy_time, ..self }
+    }
+
+    fn slow(self, time: u64) -> Self {
+        Self {
+            time,
+            slow: true,
+            ..self
+        }
+    }
+
+    fn alone(self) -> Self {
+        Self {
+            alone: true,
+            ..self.lasting(2)
+        }
+    }
+}
+
+fn m100() -> Impairment {
+    wire(100, 50 * MS)
 }
 
 /// The grid: rates, delays, losses, and what else goes wrong.
 pub(crate) fn grid() -> Vec<Path> {
-    let m100 = || wire(100, 50 * MS);
     let g1 = || wire(1000, 10 * MS);
-    let mut outage = path("100M 50ms, 10 s out", m100(), |p| p);
+    let mut outage = path("100M 50ms, 10 s out", m100(), |p| p).lasting(19);
     outage.outage = Some((4 * 1000 * MS, 10 * 1000 * MS));
     vec![
         path("100M 50ms", m100(), |p| p),
-        path("100M 50ms 0.1%", m100(), |p| p.loss(0.001)),
-        path("100M 50ms 1%", m100(), |p| p.loss(0.01)),
-        path("100M 50ms 3%", m100(), |p| p.loss(0.03)),
-        path("1G 10ms", g1(), |p| p),
-        path("1G 10ms 0.1%", g1(), |p| p.loss(0.001)),
-        path("1G 10ms 1%", g1(), |p| p.loss(0.01)),
+        path("100M 50ms 0.1%", m100(), |p| p.loss(0.001)).lossy(15),
+        path("100M 50ms 1%", m100(), |p| p.loss(0.01)).lossy(30),
+        path("100M 50ms 3%", m100(), |p| p.loss(0.03)).lossy(60),
+        path("1G 10ms", g1(), |p| p).alone(),
+        path("1G 10ms 0.1%", g1(), |p| p.loss(0.001)).alone(),
+        path("1G 10ms 1%", g1(), |p| p.loss(0.01)).alone().lossy(10),
         path("20M 66ms, 1% late", wire(20, 66 * MS), |p| {
             p.reorder(0.01, 4 * MS)
-        }),
+        })
+        .slow(20),
         path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS)),
         path("100M 50ms, bursts", m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
-        }),
-        path("1ms", Impairment::new().delay(MS / 2), |p| p),
-        path("50M 200ms", wire(50, 200 * MS), |p| p),
+        })
+        .lossy(15),
+        path("1ms", Impairment::new().delay(MS / 2), |p| p).alone(),
+        path("50M 200ms", wire(50, 200 * MS), |p| p).lasting(8),
         path(
             "100M 50ms q10",
             m100().queue(QueueLimit::Packets(10)),
@@ -74,6 +117,7 @@ pub(crate) fn grid() -> Vec<Path> {
     ]
 }
 
+/// Sender first.
 const ENDS: [(Side, Side); 4] = [
     (Side::Linux, Side::Linux),
     (Side::Synack, Side::Linux),
@@ -81,93 +125,229 @@ const ENDS: [(Side, Side); 4] = [
     (Side::Synack, Side::Synack),
 ];
 
-/// Runs the four combinations of ends on one path, at once where the path is slow enough for them
-/// not to be in each other's way.
-fn compare(
-    path: &Path,
-    congestion: Congestion,
-    time: Duration,
-    seed: u64,
-    at_once: bool,
-) -> io::Result<Vec<Outcome>> {
-    let time = time
-        + path
-            .outage
-            .map_or(Duration::ZERO, |(after, lasting)| after + lasting);
-    let run = |(sender, receiver)| Run {
-        sender,
-        receiver,
-        congestion,
-        forward: path.forward.clone(),
-        backward: path.backward.clone(),
-        time,
-        outage: path.outage,
-        seed,
-    };
-    if at_once {
-        thread::scope(|scope| {
-            let runs: Vec<_> = ENDS
-                .into_iter()
-                .map(|ends| scope.spawn(move || wan::run(&run(ends))))
-                .collect();
-            runs.into_iter()
-                .map(|run| run.join().map_err(|_| io::Error::other("a run panicked"))?)
-                .collect()
-        })
-    } else {
-        ENDS.into_iter().map(|ends| wan::run(&run(ends))).collect()
+/// What a path made of one combination of ends: medians.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    /// Mbit/s.
+    goodput: f64,
+    /// What was sent again, in percent of what arrived, and what ten segments come to: so much more
+    /// or less is no difference.
+    again: f64,
+    little: f64,
+    /// Milliseconds until 100 KB had arrived over a connection of their own.
+    small: f64,
+    /// Milliseconds until 10 MB of the stream had.
+    large: f64,
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[half],
+        _ => (values[half - 1] + values[half]) / 2.0,
     }
 }
 
-fn seconds(time: Option<Duration>) -> String {
-    time.map_or_else(
-        || "-".to_owned(),
-        |time| format!("{:.2}", time.as_secs_f64()),
-    )
+/// Runs all of `jobs`, at once or one after the other.
+fn each<T: Send, J: Sync>(
+    jobs: &[J],
+    at_once: bool,
+    run: impl Fn(&J) -> io::Result<T> + Sync,
+) -> io::Result<Vec<T>> {
+    if !at_once {
+        return jobs.iter().map(run).collect();
+    }
+    thread::scope(|scope| {
+        let running: Vec<_> = jobs.iter().map(|job| scope.spawn(|| run(job))).collect();
+        running
+            .into_iter()
+            .map(|run| run.join().map_err(|_| io::Error::other("a run panicked"))?)
+            .collect()
+    })
 }
 
-/// Prints the table; `only` picks paths by a part of their names.
-pub(crate) fn table(only: &str, algorithms: &[Congestion], time: Duration) -> io::Result<()> {
-    println!(
-        "Linux against synack on the same link, {} s each; S is synack, L is Linux, sender first.",
-        time.as_secs()
-    );
-    println!("Goodput in Mbit/s, MB sent again, seconds until 100 KB and 10 MB had arrived.\n");
-    println!(
-        "{:22}{:6} {:>8} {:>22} {:>22} {:>22} {:>7} {:>7}",
-        "path", "cc", "L-L", "S-L", "L-S", "S-S", "S-L/L-L", "100K"
-    );
-    let mut ratios = Vec::new();
-    for path in grid().iter().filter(|path| path.name.contains(only)) {
-        for &congestion in algorithms {
-            let slow = !path.name.starts_with("1G") && path.name != "1ms";
-            let outcomes = compare(path, congestion, time, 7, slow)?;
-            let base = outcomes[0];
-            print!("{:22}{:6}", path.name, wan::name(congestion));
-            for outcome in &outcomes {
-                print!(
-                    " {:>7.1} {:>5.2} {:>4} {:>5}",
-                    outcome.goodput / 1e6,
-                    outcome.retransmitted as f64 / 1e6,
-                    seconds(outcome.small),
-                    seconds(outcome.large)
-                );
-            }
-            let ratio = outcomes[1].goodput / base.goodput.max(1.0);
-            let small = outcomes[1]
-                .small
-                .zip(base.small)
-                .map(|(s, l)| s.as_secs_f64() / l.as_secs_f64());
-            println!(
-                " {ratio:>7.2} {:>7}",
-                small.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
-            );
-            ratios.push(ratio);
+impl Path {
+    fn run(&self, (sender, receiver): (Side, Side), congestion: Congestion, seed: u64) -> Run {
+        Run {
+            sender,
+            receiver,
+            congestion,
+            forward: self.forward.clone(),
+            backward: self.backward.clone(),
+            outage: self.outage,
+            seed,
         }
     }
-    ratios.sort_by(f64::total_cmp);
-    if let (Some(least), Some(median)) = (ratios.first(), ratios.get(ratios.len() / 2)) {
-        println!("\nsynack over Linux as the sender: least {least:.2}, median {median:.2}");
+
+    /// The figures of the four combinations of ends, medians of `runs` runs.
+    fn compare(&self, congestion: Congestion, runs: u64) -> io::Result<[Figures; 4]> {
+        let all = || {
+            let seeds = (1..=runs).map(|run| run * 7);
+            seeds.flat_map(|seed| ENDS.map(|ends| (ends, seed)))
+        };
+        let run = |(ends, seed): &((Side, Side), u64)| self.run(*ends, congestion, *seed);
+        let jobs: Vec<_> = all().collect();
+        let small = each(&jobs, !self.alone, |job| run(job).transfers(100_000, 20))?;
+        let thin = self.lossy_time.filter(|_| congestion != Congestion::Bbr);
+        let time = Duration::from_secs(thin.unwrap_or(self.time));
+        let mut streams = Vec::new();
+        let together = if thin.is_some() || self.slow {
+            jobs.len()
+        } else {
+            ENDS.len()
+        };
+        for jobs in jobs.chunks(together) {
+            let at_once = thin.is_some() || !self.alone;
+            streams.extend(each(jobs, at_once, |job| run(job).stream(time))?);
+        }
+        Ok(std::array::from_fn(|at| {
+            let of = |value: fn(&Outcome) -> f64| {
+                median(streams.iter().skip(at).step_by(ENDS.len()).map(value))
+            };
+            let small = small.iter().skip(at).step_by(ENDS.len()).flatten();
+            Figures {
+                goodput: of(|run| run.goodput / 1e6),
+                again: of(|run| run.retransmitted as f64 * 100.0 / run.bytes.max(1.0)),
+                little: of(|run| 15_000.0 * 100.0 / run.bytes.max(1.0)),
+                small: median(small.map(|time| time.as_secs_f64() * 1e3)),
+                large: of(|run| run.large.map_or(f64::INFINITY, |at| at.as_secs_f64() * 1e3)),
+            }
+        }))
+    }
+}
+
+/// What is asked of a figure, as a multiple of Linux's.
+type Holds = fn(f64) -> bool;
+
+/// Ratios of synack to Linux as the sender, by which all paths are judged together.
+#[derive(Default)]
+struct Verdicts {
+    goodput: Vec<f64>,
+    missed: Vec<String>,
+}
+
+impl Verdicts {
+    /// Prints one line of a path: four figures, and the three with synack in it over Linux's own.
+    fn line(&mut self, name: &str, what: &str, figures: [f64; 4], least: f64, holds: Holds) {
+        print!("  {what:14}");
+        figures.iter().for_each(|figure| print!(" {figure:>9.2}"));
+        print!("  ");
+        for (figure, of) in figures[1..].iter().zip(["S-L", "L-S", "S-S"]) {
+            let ratio = (figure + least) / (figures[0] + least);
+            let is_ours = of != "L-S" || !what.starts_with("sent again");
+            let bad = ratio.is_finite() && is_ours && !holds(ratio);
+            print!(" {ratio:>6.2}{}", if bad { '!' } else { ' ' });
+            if bad {
+                self.missed
+                    .push(format!("{name}, {of}, {what}: {ratio:.2}"));
+            }
+            if what.starts_with("goodput") {
+                self.goodput.push(ratio);
+            }
+        }
+        println!();
+    }
+
+    fn path(&mut self, name: &str, figures: [Figures; 4]) {
+        println!("\n{name}");
+        let of = |value: fn(&Figures) -> f64| figures.each_ref().map(value);
+        self.line(name, "goodput Mbit/s", of(|f| f.goodput), 0.0, |r| {
+            r >= 0.95
+        });
+        // What Linux sends again to us is its own affair: a receiver with room lets it do more.
+        let little = figures[0].little;
+        self.line(name, "sent again %", of(|f| f.again), little, |r| r <= 1.2);
+        self.line(name, "100 KB, ms", of(|f| f.small), 0.0, |r| r <= 1.05);
+        self.line(name, "10 MB, ms", of(|f| f.large), 0.0, |r| r <= 1.05);
+    }
+
+    fn print(&self) {
+        if !self.goodput.is_empty() {
+            let least = self.goodput.iter().copied().fold(f64::INFINITY, f64::min);
+            let middle = median(self.goodput.iter().copied());
+            println!("\ngoodput over Linux's: median {middle:.2}, least {least:.2}");
+        }
+        println!("{} figures miss what is asked", self.missed.len());
+        self.missed.iter().for_each(|missed| println!("  {missed}"));
+    }
+}
+
+/// What of the table is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    /// Parts of paths' names; `fair` for the bottleneck that is shared. All if there are none.
+    pub(crate) paths: Vec<String>,
+    pub(crate) algorithms: Vec<Congestion>,
+    pub(crate) runs: u64,
+}
+
+impl Selection {
+    fn has(&self, name: &str) -> bool {
+        let is_whole = |part: &str| grid().iter().any(|path| path.name == part);
+        let means = |part: &String| name == part || name.contains(part) && !is_whole(part);
+        self.paths.is_empty() || self.paths.iter().any(means)
+    }
+}
+
+/// Prints the table.
+pub(crate) fn table(selection: &Selection) -> io::Result<()> {
+    println!(
+        "Linux (L) and synack (S) on the same link, sender first; medians of {} runs.",
+        selection.runs
+    );
+    println!("Asked of synack over L-L: goodput >= 0.95, sent again <= 1.2, times <= 1.05.");
+    println!(
+        "\n{:16} {:>9} {:>9} {:>9} {:>9}   {:>6}  {:>6}  {:>6}",
+        "", "L-L", "S-L", "L-S", "S-S", "S-L", "L-S", "S-S"
+    );
+    let mut verdicts = Verdicts::default();
+    for path in grid().iter().filter(|path| selection.has(path.name)) {
+        for &congestion in &selection.algorithms {
+            let figures = path.compare(congestion, selection.runs)?;
+            verdicts.path(
+                &format!("{}, {}", path.name, wan::name(congestion)),
+                figures,
+            );
+        }
+    }
+    if selection.has("fair") {
+        fairness(selection, &mut verdicts)?;
+    }
+    verdicts.print();
+    Ok(())
+}
+
+/// A flow of Linux's and one of ours through the same bottleneck.
+fn fairness(selection: &Selection, verdicts: &mut Verdicts) -> io::Result<()> {
+    println!(
+        "\nfair: one bottleneck of 100M 50ms, Mbit/s of a flow of Linux and of synack, Jain's index"
+    );
+    for &congestion in &selection.algorithms {
+        let path = path("fair", m100(), |p| p);
+        let seeds: Vec<u64> = (1..=selection.runs).collect();
+        let shares = each(&seeds, true, |seed| {
+            let run = path.run((Side::Linux, Side::Linux), congestion, *seed);
+            wan::share(&run, Duration::from_secs(25))
+        })?;
+        let linux = median(shares.iter().map(|share| share[0] / 1e6));
+        let synack = median(shares.iter().map(|share| share[1] / 1e6));
+        let index = median(
+            shares
+                .iter()
+                .map(|[a, b]| (a + b).powi(2) / (2.0 * (a * a + b * b))),
+        );
+        println!(
+            "  {:14} {linux:>9.2} {synack:>9.2} {index:>9.3}",
+            wan::name(congestion)
+        );
+        if index < 0.9 {
+            verdicts
+                .missed
+                .push(format!("fair, {}: {index:.2}", wan::name(congestion)));
+        }
     }
     Ok(())
 }

@@ -78,8 +78,9 @@ impl Cell {
             fast("1G 10ms"),
             fast("1G 10ms loss 0.1%").with(|path| path.loss(0.001)),
             fast("1G 10ms loss 1%").with(|path| path.loss(0.01)),
-            Self::bdp("20M 66ms reorder 1% by 2ms", 20, 66 * MS)
-                .with(|path| path.reorder(0.01, 2 * MS)),
+            Self::bdp("20M 66ms reorder 1% by 4ms", 20, 66 * MS)
+                .with(|path| path.reorder(0.01, 4 * MS))
+                .lasting(8),
             middle("100M 50ms reorder 5% by 20ms").with(|path| path.reorder(0.05, 20 * MS)),
             middle("100M 50ms bursts of loss")
                 .with(|path| path.burst_loss(GilbertElliott::new(0.0005, 0.2))),

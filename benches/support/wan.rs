@@ -1,19 +1,22 @@
-//! Linux and synack on either end of one impaired link, in real time.
+//! Linux and synack at the ends of one impaired path, in real time.
 //!
-//! The link is the crate's own, in user space. An end that is Linux's is a TUN in a network
-//! namespace of its own, whose packets a task carries to and from the link; an end that is synack's
-//! has the link for a device. Both see the same packets of MTU size.
+//! The path is the crate's own, in user space. An end that is Linux's is a TUN in a network
+//! namespace of its own, one that is synack's a pair of queues; a task carries packets from each of
+//! them over a [`Path`] to the other. It keeps time by a `timerfd`: tokio's clock has ticks of a
+//! millisecond, which would send bursts down the path that fill short queues.
 
 use std::{
     collections::VecDeque,
+    fs,
     future::poll_fn,
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     thread,
     time::{Duration, Instant},
 };
@@ -22,15 +25,21 @@ use synack::{
     Config, Stack,
     config::{Congestion, SocketOptions},
     device::{
-        Device, Tun,
-        link::{Impairment, Link, LinkEnd},
+        self, Device, Tun,
+        link::{Impairment, Path},
         netns::NetNs,
     },
+    packet::Packet,
 };
-use tokio::io::AsyncReadExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    sync::mpsc,
+};
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
+/// The second of two senders.
+const RIVAL: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 3);
 const PORT: u16 = 9000;
 
 /// Whose TCP an end is.
@@ -40,7 +49,7 @@ pub(crate) enum Side {
     Synack,
 }
 
-/// What to run: who sends to whom, over what, for how long.
+/// What to run: who sends to whom, over what.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) sender: Side,
@@ -48,21 +57,21 @@ pub(crate) struct Run {
     pub(crate) congestion: Congestion,
     pub(crate) forward: Impairment,
     pub(crate) backward: Impairment,
-    pub(crate) time: Duration,
     /// An outage of the link: when, and how long.
     pub(crate) outage: Option<(Duration, Duration)>,
     pub(crate) seed: u64,
 }
 
-/// What came of it.
+/// What came of a stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     /// Bits a second that arrived, over the whole time.
     pub(crate) goodput: f64,
+    /// Bytes that arrived.
+    pub(crate) bytes: f64,
     /// Bytes that the sender sent again.
     pub(crate) retransmitted: u64,
-    /// When the first 100 KB and the first 10 MB had arrived.
-    pub(crate) small: Option<Duration>,
+    /// When the first 10 MB had arrived.
     pub(crate) large: Option<Duration>,
 }
 
@@ -75,202 +84,344 @@ pub(crate) fn name(congestion: Congestion) -> &'static str {
     }
 }
 
-/// Runs one transfer.
-pub(crate) fn run(run: &Run) -> io::Result<Outcome> {
-    let arrived = Arc::new(Arrived::default());
-    let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let (one, other) = Link::builder()
-            .seed(run.seed)
-            .mtu(1500)
-            .forward(run.forward.clone())
-            .backward(run.backward.clone())
-            .build();
-        let control = one.control();
-        let receiving = receive(run.receiver, other, &arrived, &stop).await?;
-        // The kernel's addresses and routes are there when its first packet may be.
-        let sending = send(run, one, &stop).await?;
-        let started = Instant::now();
-        arrived.start(started);
-        if let Some((after, lasting)) = run.outage {
-            let control = control.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(after).await;
-                control.set_down(true);
-                tokio::time::sleep(lasting).await;
-                control.set_down(false);
-            });
-        }
-        tokio::time::sleep(run.time).await;
-        let bytes = arrived.bytes.load(Ordering::Relaxed);
-        let elapsed = started.elapsed();
-        let retransmitted = sending.retransmitted().await;
-        stop.store(true, Ordering::Relaxed);
-        drop((sending, receiving));
-        Ok(Outcome {
-            goodput: bytes as f64 * 8.0 / elapsed.as_secs_f64(),
-            retransmitted,
-            small: arrived.time(&arrived.small),
-            large: arrived.time(&arrived.large),
+        .build()
+}
+
+impl Run {
+    /// The hosts at both ends, joined: the receiver and the sender.
+    fn ends(&self) -> io::Result<(End, End, Arc<AtomicBool>)> {
+        let (receiving, other) = End::new(self.receiver, RECEIVER, Congestion::Cubic)?;
+        let (sending, one) = End::new(self.sender, SENDER, self.congestion)?;
+        let down = Wire::spawn(
+            [
+                (SENDER, one, self.backward.clone()),
+                (RECEIVER, other, self.forward.clone()),
+            ],
+            self.seed,
+        )?;
+        Ok((receiving, sending, down))
+    }
+
+    /// Sends for so long.
+    pub(crate) fn stream(&self, time: Duration) -> io::Result<Outcome> {
+        runtime()?.block_on(async {
+            let arrived = Arc::new(Arrived::new(10_000_000));
+            let (receiving, sending, down) = self.ends()?;
+            receiving
+                .receive({
+                    let arrived = Arc::clone(&arrived);
+                    move |_| Arc::clone(&arrived)
+                })
+                .await?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let socket = sending.stream(&stop).await?;
+            arrived.start();
+            if let Some((after, lasting)) = self.outage {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    down.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(lasting).await;
+                    down.store(false, Ordering::Relaxed);
+                });
+            }
+            tokio::time::sleep(time).await;
+            let (goodput, large) = (arrived.goodput(), arrived.at());
+            let retransmitted = socket.retransmitted().await;
+            stop.store(true, Ordering::Relaxed);
+            Ok(Outcome {
+                goodput,
+                bytes: goodput / 8.0 * time.as_secs_f64(),
+                retransmitted,
+                large,
+            })
         })
+    }
+
+    /// Moves so many bytes over one connection after another: how long each took, from its first
+    /// SYN to its last byte.
+    pub(crate) fn transfers(&self, bytes: u64, count: usize) -> io::Result<Vec<Duration>> {
+        runtime()?.block_on(async {
+            let (done, mut finished) = mpsc::unbounded_channel();
+            let (receiving, sending, _) = self.ends()?;
+            receiving
+                .receive(move |_| Arc::new(Arrived::telling(bytes, done.clone())))
+                .await?;
+            let mut times = Vec::new();
+            for _ in 0..count {
+                let begin = Instant::now();
+                let socket = sending.send(bytes).await?;
+                let end = tokio::time::timeout(Duration::from_secs(60), finished.recv()).await;
+                let end = end.ok().flatten();
+                times.push(end.map_or(Duration::MAX, |end: Instant| end - begin));
+                drop(socket);
+                // What closes the connection is not to meet the next one.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(times)
+        })
+    }
+}
+
+/// Two senders, one of Linux and one of synack, to one receiver behind one bottleneck: what each of
+/// them gets.
+pub(crate) fn share(run: &Run, time: Duration) -> io::Result<[f64; 2]> {
+    runtime()?.block_on(async {
+        let arrived = [(); 2].map(|()| Arc::new(Arrived::new(u64::MAX)));
+        let (receiving, other) = End::new(Side::Linux, RECEIVER, Congestion::Cubic)?;
+        let (linux, one) = End::new(Side::Linux, SENDER, run.congestion)?;
+        let (synack, two) = End::new(Side::Synack, RIVAL, run.congestion)?;
+        Wire::spawn(
+            [
+                (SENDER, one, run.backward.clone()),
+                (RIVAL, two, run.backward.clone()),
+                (RECEIVER, other, run.forward.clone()),
+            ],
+            run.seed,
+        )?;
+        receiving
+            .receive({
+                let arrived = arrived.clone();
+                move |peer| Arc::clone(&arrived[usize::from(peer == RIVAL)])
+            })
+            .await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let sockets = (linux.stream(&stop).await?, synack.stream(&stop).await?);
+        arrived.iter().for_each(|arrived| arrived.start());
+        tokio::time::sleep(time).await;
+        let goodput = arrived.map(|arrived| arrived.goodput());
+        stop.store(true, Ordering::Relaxed);
+        drop(sockets);
+        Ok(goodput)
     })
 }
 
 /// What the receiver has seen, and when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Arrived {
     bytes: AtomicU64,
+    /// When so many have come, it is noted and told.
+    mark: u64,
     /// Nanoseconds since `origin`, zero for not yet.
-    small: AtomicU64,
-    large: AtomicU64,
-    origin: std::sync::OnceLock<Instant>,
+    marked: AtomicU64,
+    done: Option<mpsc::UnboundedSender<Instant>>,
+    origin: OnceLock<Instant>,
 }
 
 impl Arrived {
-    fn start(&self, at: Instant) {
-        self.origin.get_or_init(|| at);
+    fn new(mark: u64) -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            mark,
+            marked: AtomicU64::new(0),
+            done: None,
+            origin: OnceLock::new(),
+        }
+    }
+
+    fn telling(mark: u64, done: mpsc::UnboundedSender<Instant>) -> Self {
+        let done = Some(done);
+        Self {
+            done,
+            ..Self::new(mark)
+        }
+    }
+
+    fn start(&self) {
+        self.origin.get_or_init(Instant::now);
     }
 
     fn add(&self, bytes: usize) {
         let total = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if total < self.mark || self.marked.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let now = Instant::now();
         let since = self
             .origin
             .get()
-            .map_or(0, |origin| origin.elapsed().as_nanos() as u64)
-            .max(1);
-        for (mark, at) in [(&self.small, 100_000), (&self.large, 10_000_000)] {
-            if total >= at && mark.load(Ordering::Relaxed) == 0 {
-                mark.store(since, Ordering::Relaxed);
-            }
+            .map_or(0, |origin| (now - *origin).as_nanos() as u64);
+        self.marked.store(since.max(1), Ordering::Relaxed);
+        if let Some(done) = &self.done {
+            // Whoever waited may have given up.
+            let _ = done.send(now);
         }
     }
 
-    fn time(&self, mark: &AtomicU64) -> Option<Duration> {
-        let nanos = mark.load(Ordering::Relaxed);
+    fn goodput(&self) -> f64 {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let elapsed = self
+            .origin
+            .get()
+            .map_or(0.0, |origin| origin.elapsed().as_secs_f64());
+        bytes as f64 * 8.0 / elapsed.max(1e-9)
+    }
+
+    fn at(&self) -> Option<Duration> {
+        let nanos = self.marked.load(Ordering::Relaxed);
         (nanos > 0).then(|| Duration::from_nanos(nanos))
     }
 }
 
-/// Keeps an end alive.
+/// A host at one end of the link.
 enum End {
-    Linux {
-        _namespace: NetNs,
-        socket: Option<TcpStream>,
-    },
-    Synack {
-        _stack: Stack,
-        stream: Option<Arc<synack::net::TcpStream>>,
-    },
+    Linux(NetNs, Congestion),
+    Synack(Stack),
+}
+
+/// A connection that data is sent over.
+enum Socket {
+    Linux(TcpStream),
+    Synack(Arc<synack::net::TcpStream>),
+}
+
+impl Socket {
+    async fn retransmitted(&self) -> u64 {
+        match self {
+            Self::Linux(socket) => bytes_retransmitted(socket),
+            Self::Synack(stream) => stream.info().await.map_or(0, |info| info.retransmitted),
+        }
+    }
 }
 
 impl End {
-    async fn retransmitted(&self) -> u64 {
+    /// A host, and the device that its packets come from.
+    fn new(
+        side: Side,
+        address: Ipv4Addr,
+        congestion: Congestion,
+    ) -> io::Result<(Self, Box<dyn Device>)> {
+        let net = format!("{address}/24").parse().map_err(io::Error::other)?;
+        match side {
+            Side::Linux => {
+                let namespace = NetNs::new()?;
+                let tun = Tun::builder()
+                    .name("wan0")
+                    .address(net)
+                    .mtu(1500)
+                    .offload(false)
+                    .tx_queue_len(10_000)
+                    .netns(namespace.clone())
+                    .build()?;
+                // What one connection has learned of the path is not to help the next one.
+                namespace.run(|| fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1"))??;
+                Ok((Self::Linux(namespace, congestion), Box::new(tun)))
+            }
+            Side::Synack => {
+                let mut config = Config::default();
+                config.options(SocketOptions {
+                    congestion,
+                    ..SocketOptions::default()
+                });
+                let (ours, other) = device::pair(1500);
+                let stack = Stack::builder().address(net).config(config).spawn(ours)?;
+                Ok((Self::Synack(stack), Box::new(other)))
+            }
+        }
+    }
+
+    /// Takes connections, and what they bring to the account that `arrived` gives for a peer.
+    async fn receive(
+        &self,
+        arrived: impl Fn(Ipv4Addr) -> Arc<Arrived> + Send + 'static,
+    ) -> io::Result<()> {
+        let of = move |peer: SocketAddr| match peer.ip() {
+            IpAddr::V4(peer) => arrived(peer),
+            IpAddr::V6(_) => arrived(Ipv4Addr::UNSPECIFIED),
+        };
         match self {
-            Self::Linux { socket, .. } => socket.as_ref().map_or(0, bytes_retransmitted),
-            Self::Synack {
-                stream: Some(stream),
-                ..
-            } => stream.info().await.map_or(0, |info| info.retransmitted),
-            Self::Synack { stream: None, .. } => 0,
+            Self::Linux(namespace, _) => {
+                let listener = namespace.run(|| TcpListener::bind((RECEIVER, PORT)))??;
+                thread::spawn(move || {
+                    while let Ok((mut stream, peer)) = listener.accept() {
+                        let arrived = of(peer);
+                        thread::spawn(move || {
+                            let mut buf = vec![0; 256 << 10];
+                            while let Ok(n @ 1..) = stream.read(&mut buf) {
+                                arrived.add(n);
+                            }
+                        });
+                    }
+                });
+            }
+            Self::Synack(stack) => {
+                let listener = stack.listen((RECEIVER, PORT)).await?;
+                tokio::spawn(async move {
+                    while let Ok((mut stream, peer)) = listener.accept().await {
+                        let arrived = of(peer);
+                        tokio::spawn(async move {
+                            let mut buf = vec![0; 256 << 10];
+                            while let Ok(n @ 1..) = stream.read(&mut buf).await {
+                                arrived.add(n);
+                            }
+                        });
+                    }
+                });
+            }
         }
+        Ok(())
     }
-}
 
-async fn receive(
-    side: Side,
-    end: LinkEnd,
-    arrived: &Arc<Arrived>,
-    stop: &Arc<AtomicBool>,
-) -> io::Result<End> {
-    let (arrived, stop) = (Arc::clone(arrived), Arc::clone(stop));
-    match side {
-        Side::Linux => {
-            let namespace = linux_end(RECEIVER, end)?;
-            let listener = namespace.run(|| TcpListener::bind((RECEIVER, PORT)))??;
-            thread::spawn(move || {
-                let Ok((mut stream, _)) = listener.accept() else {
-                    return;
-                };
-                let mut buf = vec![0; 256 << 10];
-                while let Ok(n @ 1..) = stream.read(&mut buf) {
-                    arrived.add(n);
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            });
-            Ok(End::Linux {
-                _namespace: namespace,
-                socket: None,
-            })
-        }
-        Side::Synack => {
-            let stack = synack_end(RECEIVER, end, Congestion::Cubic)?;
-            let listener = stack.listen((RECEIVER, PORT)).await?;
-            tokio::spawn(async move {
-                let Ok((mut stream, _)) = listener.accept().await else {
-                    return;
-                };
-                let mut buf = vec![0; 256 << 10];
-                while let Ok(n @ 1..) = stream.read(&mut buf).await {
-                    arrived.add(n);
-                }
-            });
-            Ok(End::Synack {
-                _stack: stack,
-                stream: None,
-            })
-        }
+    async fn connect(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Linux(namespace, congestion) => {
+                let (namespace, congestion) = (namespace.clone(), name(*congestion));
+                // The handshake crosses the link, which this thread drives.
+                let connecting =
+                    tokio::task::spawn_blocking(move || namespace.run(|| connect(congestion)));
+                Socket::Linux(connecting.await.map_err(io::Error::other)???)
+            }
+            Self::Synack(stack) => Socket::Synack(Arc::new(stack.connect((RECEIVER, PORT)).await?)),
+        })
     }
-}
 
-async fn send(run: &Run, end: LinkEnd, stop: &Arc<AtomicBool>) -> io::Result<End> {
-    let stop = Arc::clone(stop);
-    match run.sender {
-        Side::Linux => {
-            let namespace = linux_end(SENDER, end)?;
-            let congestion = name(run.congestion);
-            // The handshake crosses the link, which this thread drives.
-            let connecting = tokio::task::spawn_blocking({
-                let namespace = namespace.clone();
-                move || namespace.run(|| connect(congestion))
-            });
-            let socket = connecting.await.map_err(io::Error::other)???;
-            let mut stream = socket.try_clone()?;
-            thread::spawn(move || {
-                let chunk = vec![7; 256 << 10];
-                while !stop.load(Ordering::Relaxed) && stream.write(&chunk).is_ok() {}
-            });
-            Ok(End::Linux {
-                _namespace: namespace,
-                socket: Some(socket),
-            })
-        }
-        Side::Synack => {
-            let stack = synack_end(SENDER, end, run.congestion)?;
-            let stream = Arc::new(stack.connect((RECEIVER, PORT)).await?);
-            let writer = Arc::clone(&stream);
-            tokio::spawn(async move {
-                let chunk = vec![7; 256 << 10];
-                loop {
-                    if writer.writable().await.is_err() {
-                        return;
+    /// Connects and sends until told to stop.
+    async fn stream(&self, stop: &Arc<AtomicBool>) -> io::Result<Socket> {
+        let (socket, stop) = (self.connect().await?, Arc::clone(stop));
+        let chunk = vec![7; 256 << 10];
+        match &socket {
+            Socket::Linux(socket) => {
+                let mut stream = socket.try_clone()?;
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) && stream.write(&chunk).is_ok() {}
+                });
+            }
+            Socket::Synack(stream) => {
+                let writer = Arc::clone(stream);
+                tokio::spawn(async move {
+                    while writer.writable().await.is_ok() {
+                        match writer.try_write(&chunk) {
+                            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                            _ => {}
+                        }
                     }
-                    match writer.try_write(&chunk) {
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(_) => return,
-                    }
-                }
-            });
-            Ok(End::Synack {
-                _stack: stack,
-                stream: Some(stream),
-            })
+                });
+            }
         }
+        Ok(socket)
+    }
+
+    /// Connects, sends so much, and says that there is no more.
+    async fn send(&self, bytes: u64) -> io::Result<Socket> {
+        let data = vec![7; bytes as usize];
+        Ok(match self.connect().await? {
+            Socket::Linux(mut socket) => {
+                let sending = tokio::task::spawn_blocking(move || {
+                    socket.write_all(&data)?;
+                    socket.shutdown(Shutdown::Write)?;
+                    io::Result::Ok(socket)
+                });
+                Socket::Linux(sending.await.map_err(io::Error::other)??)
+            }
+            Socket::Synack(stream) => {
+                let mut stream = Arc::into_inner(stream).expect("nobody else has it yet");
+                stream.write_all(&data).await?;
+                stream.shutdown().await?;
+                Socket::Synack(Arc::new(stream))
+            }
+        })
     }
 }
 
@@ -304,55 +455,145 @@ fn bytes_retransmitted(stream: &TcpStream) -> u64 {
     u64::from_ne_bytes(info[AT..AT + 8].try_into().expect("eight bytes"))
 }
 
-fn synack_end(address: Ipv4Addr, end: LinkEnd, congestion: Congestion) -> io::Result<Stack> {
-    let mut config = Config::default();
-    config.options(SocketOptions {
-        congestion,
-        ..SocketOptions::default()
-    });
-    let net = format!("{address}/24").parse().map_err(io::Error::other)?;
-    Stack::builder().address(net).config(config).spawn(end)
+/// What joins the hosts: a path to each of them, by the address of its packets.
+struct Wire {
+    ports: Vec<Port>,
+    down: Arc<AtomicBool>,
+    clock: AsyncFd<OwnedFd>,
+    batch: Vec<Packet>,
 }
 
-/// A namespace whose only way out is the link.
-fn linux_end(address: Ipv4Addr, end: LinkEnd) -> io::Result<NetNs> {
-    let namespace = NetNs::new()?;
-    let net = format!("{address}/24").parse().map_err(io::Error::other)?;
-    let tun = Tun::builder()
-        .name("wan0")
-        .address(net)
-        .mtu(1500)
-        .offload(false)
-        .tx_queue_len(10_000)
-        .netns(namespace.clone())
-        .build()?;
-    let (up, down) = (Cell::new(tun), Cell::new(end));
-    tokio::spawn(carry(Arc::clone(&up), Arc::clone(&down)));
-    tokio::spawn(carry(down, up));
-    Ok(namespace)
+struct Port {
+    address: Ipv4Addr,
+    device: Box<dyn Device>,
+    path: Path,
+    queue: VecDeque<Packet>,
 }
 
-/// A device that two tasks of one thread poll in turn.
-struct Cell<D>(std::sync::Mutex<D>);
+impl Wire {
+    /// Joins them for as long as the runtime lives. What it returns takes the paths down.
+    fn spawn(
+        ends: impl IntoIterator<Item = (Ipv4Addr, Box<dyn Device>, Impairment)>,
+        seed: u64,
+    ) -> io::Result<Arc<AtomicBool>> {
+        let ports = ends
+            .into_iter()
+            .zip(seed..)
+            .map(|((address, device, impairment), seed)| Port {
+                address,
+                device,
+                path: Path::new(impairment, seed),
+                queue: VecDeque::new(),
+            });
+        let down = Arc::new(AtomicBool::new(false));
+        let mut wire = Self {
+            ports: ports.collect(),
+            down: Arc::clone(&down),
+            clock: timer()?,
+            batch: Vec::new(),
+        };
+        tokio::spawn(poll_fn(move |cx| wire.poll(cx)));
+        Ok(down)
+    }
 
-impl<D> Cell<D> {
-    fn new(device: D) -> Arc<Self> {
-        Arc::new(Self(std::sync::Mutex::new(device)))
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let now = Instant::now();
+            self.take(cx, now)?;
+            let waits = self.deliver(cx, now)?;
+            let next = self
+                .ports
+                .iter()
+                .filter_map(|port| port.path.next_deadline());
+            // What a device does not take now it asks for when it does.
+            let Some(next) = next.filter(|_| !waits).min() else {
+                return Poll::Pending;
+            };
+            set_timer(self.clock.get_ref(), next - now.min(next))?;
+            let mut ready = std::task::ready!(self.clock.poll_read_ready(cx))?;
+            ready.clear_ready();
+        }
+    }
+
+    /// Puts what the hosts send on its way.
+    fn take(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
+        let down = self.down.load(Ordering::Relaxed);
+        for from in 0..self.ports.len() {
+            while let Poll::Ready(taken) =
+                self.ports[from].device.poll_recv(cx, &mut self.batch, 64)
+            {
+                if taken? == 0 {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                for packet in self.batch.drain(..) {
+                    let to = packet.first().get(16..20);
+                    let port = self
+                        .ports
+                        .iter_mut()
+                        .find(|port| to == Some(&port.address.octets()[..]));
+                    let Some(Port { path, .. }) = port else {
+                        continue;
+                    };
+                    path.set_impairment(path.impairment().clone().down(down));
+                    path.push(packet, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has arrived; whether somebody does not take it.
+    fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
+        let mut waits = false;
+        for port in &mut self.ports {
+            while let Some(packet) = port.path.pop_due(now) {
+                port.queue.push_back(packet);
+            }
+            if !port.queue.is_empty() {
+                match port.device.poll_send(cx, &mut port.queue) {
+                    Poll::Ready(sent) => sent?,
+                    Poll::Pending => waits = true,
+                }
+            }
+        }
+        Ok(waits)
     }
 }
 
-/// Carries packets from one device to another for as long as both live.
-async fn carry<A: Device, B: Device>(from: Arc<Cell<A>>, to: Arc<Cell<B>>) -> io::Result<()> {
-    let (mut batch, mut queue) = (Vec::new(), VecDeque::new());
-    loop {
-        poll_fn(|cx| {
-            from.0
-                .lock()
-                .expect("not poisoned")
-                .poll_recv(cx, &mut batch, 64)
-        })
-        .await?;
-        queue.extend(batch.drain(..));
-        poll_fn(|cx| to.0.lock().expect("not poisoned").poll_send(cx, &mut queue)).await?;
+/// A clock that wakes by the microsecond.
+fn timer() -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was opened just now, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: nobody closes the descriptor while it is registered, for it is owned by what is
+    // returned, which lends it out only.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+fn set_timer(timer: &OwnedFd, after: Duration) -> io::Result<()> {
+    let zero = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let value = libc::itimerspec {
+        it_interval: zero,
+        it_value: libc::timespec {
+            tv_sec: after.as_secs() as libc::time_t,
+            // Zero would stop it.
+            tv_nsec: after.subsec_nanos().max(1) as libc::c_long,
+        },
+    };
+    // SAFETY: `value` lives during the call, and the old one is not asked for.
+    let result = unsafe {
+        libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const value, std::ptr::null_mut())
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
