@@ -455,8 +455,15 @@ impl Connection {
         let copied = look.consumed - tuning.consumed;
         (tuning.since, tuning.consumed) = (now, look.consumed);
         if copied > tuning.space {
+            let mss = u64::from(self.rcv.mss);
+            // Twice what was read, for what is on its way meanwhile; and if that grew since, as
+            // much more as the sender will have grown in two round trips, or it is the window that
+            // ends its slow start (Linux: `tcp_rcv_space_adjust`).
+            let before = tuning.space.max(10 * mss);
+            let room = 2 * copied + 16 * mss;
+            let growth = room.saturating_mul(copied.saturating_sub(before)) / before;
+            let room = usize::try_from(room.saturating_add(2 * growth)).unwrap_or(usize::MAX);
             tuning.space = copied;
-            let room = 2 * copied as usize + 16 * usize::from(self.rcv.mss);
             if room > look.capacity {
                 self.link
                     .recv
