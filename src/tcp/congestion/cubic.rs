@@ -42,7 +42,8 @@ struct Curve {
     epoch: Option<Time>,
     /// W_est.
     w_est: f64,
-    /// cwnd_prior.
+    /// cwnd_prior; infinite before the first reduction: where HyStart++ ended slow start the path is
+    /// all but full, and Linux grows no faster either.
     cwnd_prior: f64,
 }
 
@@ -56,7 +57,7 @@ impl Cubic {
                 k: 0.0,
                 epoch: None,
                 w_est: 0.0,
-                cwnd_prior: 0.0,
+                cwnd_prior: f64::INFINITY,
             },
             hystart: HyStart::default(),
             counted: Time::ZERO,
@@ -65,8 +66,11 @@ impl Cubic {
     }
 
     /// The first slow start (RFC 9406 §4.3 asks for HyStart++ only there).
-    fn slow_start_with_hystart(&mut self, ack: &Ack) {
+    fn slow_start_with_hystart(&mut self, ack: &Ack, now: Time) {
         let window = &mut self.window;
+        if window.cwnd / window.smss >= TRAIN_WINDOW_MIN {
+            self.hystart.watch_train(ack, now);
+        }
         // RFC 9406 §4.2: L is infinite, as in Linux. The limit of 8 segments for those who do not
         // pace would halve growth wherever the peer acknowledges 64 KiB at a time.
         let growth = self.hystart.on_ack(ack, ack.delivered);
@@ -144,6 +148,10 @@ impl CongestionControl for Cubic {
 
     fn on_ack(&mut self, ack: &Ack, now: Time) {
         let may_grow = self.window.may_grow(ack);
+        // Also in an episode: if it is undone, slow start goes on.
+        if ack.round_start {
+            self.hystart.start_round(now);
+        }
         if ack.app_limited {
             self.leave_out(now);
         }
@@ -152,7 +160,7 @@ impl CongestionControl for Cubic {
             return;
         }
         if self.window.ssthresh == u32::MAX {
-            return self.slow_start_with_hystart(ack);
+            return self.slow_start_with_hystart(ack, now);
         }
         let rest = self.window.slow_start(ack.delivered);
         if rest > 0 && !ack.app_limited {
@@ -164,7 +172,6 @@ impl CongestionControl for Cubic {
         self.undo = Some(Box::new((self.window.restore(), self.curve)));
         self.curve.reduce(f64::from(self.window.cwnd));
         self.window.enter_recovery(self.multiplicative_decrease());
-        self.hystart = HyStart::default();
     }
 
     fn on_recovery_exit(&mut self, _now: Time) {
@@ -179,7 +186,6 @@ impl CongestionControl for Cubic {
         // §4.8: the next stage begins with K = 0 and W_max at the window of then.
         self.curve.w_max = 0.0;
         self.window.enter_loss(self.multiplicative_decrease());
-        self.hystart = HyStart::default();
     }
 
     fn on_spurious(&mut self, _now: Time) {
@@ -238,9 +244,22 @@ const N_RTT_SAMPLE: u8 = 8;
 const CSS_GROWTH_DIVISOR: u32 = 4;
 const CSS_ROUNDS: u8 = 5;
 
-/// The modified slow start of RFC 9406: leaves it when round trips become longer.
+/// Acknowledgements no further apart than this belong to one train (Linux: `hystart_ack_delta_us`).
+const TRAIN_GAP: Duration = Duration::from_millis(2);
+/// Segments, below which a train tells nothing (Linux: `hystart_low_window`).
+const TRAIN_WINDOW_MIN: u32 = 16;
+
+/// The modified slow start of RFC 9406: leaves it when round trips become longer. Or, as Linux does
+/// in the HyStart that it was made from, when acknowledgements follow each other without a gap for
+/// half of a round trip: then half of the path is full of what this window lets out, and the next
+/// doubling fills the rest. Longer round trips show a round later, when the least of them is one that
+/// waited behind twice the window already: a queue of one bandwidth-delay product overflows before
+/// they are seen.
 #[derive(Clone, Debug, Default)]
 struct HyStart {
+    /// When this round began, and when the last acknowledgement of its train came.
+    round_began: Time,
+    train: Time,
     /// lastRoundMinRTT.
     last_round: Option<Duration>,
     /// currentRoundMinRTT.
@@ -266,11 +285,20 @@ enum Phase {
 }
 
 impl HyStart {
+    /// The train of acknowledgements that this round began with.
+    fn watch_train(&mut self, ack: &Ack, now: Time) {
+        if now.since(self.train) > TRAIN_GAP {
+            return;
+        }
+        self.train = now;
+        let half = ack.min_rtt.map(|rtt| rtt / 2);
+        if half.is_some_and(|half| now.since(self.round_began) > half) {
+            self.phase = Phase::Over;
+        }
+    }
+
     /// Takes a sample and says by how many bytes the window grows for `delivered` ones.
     fn on_ack(&mut self, ack: &Ack, delivered: u32) -> u32 {
-        if ack.round_start {
-            self.start_round();
-        }
         if let Some(rtt) = ack.rtt {
             self.this_round = Some(self.this_round.map_or(rtt, |min| min.min(rtt)));
             self.samples = self.samples.saturating_add(1);
@@ -290,7 +318,8 @@ impl HyStart {
         growth
     }
 
-    fn start_round(&mut self) {
+    fn start_round(&mut self, now: Time) {
+        (self.round_began, self.train) = (now, now);
         self.last_round = self.this_round.take();
         self.samples = 0;
         if let Phase::Conservative { rounds, .. } = &mut self.phase {
@@ -586,6 +615,44 @@ mod tests {
             let growth = round(&mut cubic, 16, ms(last + rise));
             assert_eq!(growth < 16_000, ends, "{last} + {rise}");
         }
+    }
+
+    /// A round of acknowledgements that come at these milliseconds over a path of 40 ms.
+    fn train(cubic: &mut Cubic, from: u64, at: impl IntoIterator<Item = u64>) {
+        for (i, millis) in at.into_iter().enumerate() {
+            let ack = Ack {
+                round_start: i == 0,
+                min_rtt: Some(ms(40)),
+                ..ack(MSS, ms(40))
+            };
+            cubic.on_ack(&ack, Time::from_millis(from + millis));
+        }
+    }
+
+    #[test]
+    fn a_train_of_acknowledgements_for_half_a_round_trip_ends_slow_start() {
+        let mut cubic = Cubic::new(MSS, 16);
+        train(&mut cubic, 1000, 0..=20);
+        assert_eq!(cubic.ssthresh(), u32::MAX);
+        train(&mut cubic, 1040, 0..=20);
+        assert_eq!(cubic.ssthresh(), u32::MAX);
+        // The one at 21 ms is too many.
+        train(&mut cubic, 1080, 0..=21);
+        assert_eq!(cubic.ssthresh(), (16 + 2 * 21 + 22) * MSS);
+    }
+
+    #[test]
+    fn a_gap_ends_a_train_and_a_small_window_has_none() {
+        let mut cubic = Cubic::new(MSS, 16);
+        for round in 0..5 {
+            train(&mut cubic, 1000 + round * 40, (0..10).chain(12..38));
+        }
+        assert_eq!(cubic.ssthresh(), u32::MAX);
+        train(&mut cubic, 1200, (0..10).chain(11..38));
+        assert_ne!(cubic.ssthresh(), u32::MAX);
+        let mut cubic = Cubic::new(MSS, 1);
+        train(&mut cubic, 1000, (0..=28).step_by(2));
+        assert_eq!((cubic.window(), cubic.ssthresh()), (16 * MSS, u32::MAX));
     }
 
     #[test]
