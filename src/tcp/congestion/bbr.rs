@@ -43,6 +43,8 @@ const HEADROOM: u64 = UNIT * 85 / 100;
 /// Paces a little below the estimate, which keeps the queue from growing for ever (Linux:
 /// `bbr_pacing_margin_percent`).
 const PACING_PERCENT: u64 = 99;
+/// Bytes a second beyond which a sample is none; gains fit above it.
+const RATE_MAX: u64 = 1 << 48;
 /// Segments, at the least.
 const WINDOW_MIN: u32 = 4;
 
@@ -154,8 +156,9 @@ impl Bbr {
 
     fn cwnd_gain(&self) -> u64 {
         match self.phase {
-            Phase::Startup | Phase::Drain => HIGH_GAIN,
-            Phase::ProbeBandwidth { .. } => CWND_GAIN,
+            // Version 3, `BBR.StartupCwndGain`: enough to double, and no more than a queue of one
+            // product takes.
+            Phase::Startup | Phase::Drain | Phase::ProbeBandwidth { .. } => CWND_GAIN,
             Phase::ProbeRtt { .. } => UNIT,
         }
     }
@@ -199,6 +202,7 @@ impl Bbr {
     fn update_bandwidth(&mut self, ack: &Ack) {
         let Some(sample) = ack.sample else { return };
         let Some(rate) = sample.rate else { return };
+        let rate = rate.min(RATE_MAX);
         if !sample.app_limited || rate >= self.bandwidth.max() {
             self.bandwidth.update(rate, self.rounds);
         }
@@ -340,20 +344,29 @@ impl Bbr {
 
     fn set_pacing_rate(&mut self) {
         let max = self.bandwidth.max();
-        let rate = if max == 0 {
-            // Nothing delivered yet: the initial window in a round trip.
+        if self.pacing_rate == 0 {
+            // The initial window in a round trip; the first acknowledgements of it are about a
+            // segment or two, and would hold back what startup is to send (Linux:
+            // `bbr_init_pacing_rate_from_rtt`).
             let srtt = self.srtt.unwrap_or(Duration::from_millis(1));
             let nanos = srtt.as_nanos().max(1);
             let bytes = u128::from(self.initial) * 1_000_000_000 / nanos;
-            u64::try_from(bytes).unwrap_or(u64::MAX)
-        } else {
-            max
-        };
+            self.pacing_rate = self.paced(u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
+        if max == 0 {
+            return;
+        }
+        let rate = self.paced(max);
+        if self.full || rate > self.pacing_rate {
+            self.pacing_rate = rate;
+        }
+    }
+
+    /// The rate at which to send where the path is believed to carry this one.
+    fn paced(&self, rate: u64) -> u64 {
         let wide = u128::from(rate) * u128::from(self.pacing_gain() * PACING_PERCENT);
         let rate = u64::try_from(wide / u128::from(UNIT * 100)).unwrap_or(u64::MAX);
-        if self.full || rate > self.pacing_rate {
-            self.pacing_rate = rate.max(1);
-        }
+        rate.max(1)
     }
 
     fn set_cwnd(&mut self, ack: &Ack) {
@@ -510,6 +523,380 @@ impl MaxFilter {
             best[2] = (value, round);
         } else if best[2].1 == best[1].1 && age > BW_ROUNDS / 2 {
             best[2] = (value, round);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::congestion::RateSample;
+
+    const MSS: u32 = 1000;
+    /// Of the path: a megabyte a second and 100 ms, so 100 segments are one product of both.
+    const RATE: u64 = 1_000_000;
+    const RTT: Duration = Duration::from_millis(100);
+    const PRODUCT: u32 = 100 * MSS;
+
+    /// A path that delivers at a rate, and a sender that always fills its window.
+    struct Drive {
+        bbr: Bbr,
+        now: Time,
+        delivered: u64,
+    }
+
+    /// What one round trip is like.
+    #[derive(Clone, Copy)]
+    struct Trip {
+        rate: u64,
+        rtt: Duration,
+        app_limited: bool,
+        /// Bytes in flight when it was sent, and after it was acknowledged.
+        sent: u32,
+        left: u32,
+        lost: u32,
+    }
+
+    const TRIP: Trip = Trip {
+        rate: RATE,
+        rtt: RTT,
+        app_limited: false,
+        sent: PRODUCT,
+        left: PRODUCT,
+        lost: 0,
+    };
+
+    impl Drive {
+        fn new() -> Self {
+            Self {
+                bbr: Bbr::new(MSS, 10),
+                now: Time::from_millis(1000),
+                delivered: 0,
+            }
+        }
+
+        /// A round trip in ten acknowledgements, of which the first one brings the losses.
+        fn trip(&mut self, trip: Trip) {
+            let prior_delivered = self.delivered;
+            let delivered = (trip.rate * trip.rtt.as_millis() as u64 / 10_000) as u32;
+            for n in 0..10 {
+                self.now = self.now + trip.rtt / 10;
+                self.delivered += u64::from(delivered);
+                let lost = if n == 0 { trip.lost } else { 0 };
+                let ack = Ack {
+                    delivered,
+                    flight_size: trip.sent,
+                    in_flight: trip.left,
+                    lost,
+                    rtt: Some(trip.rtt),
+                    srtt: Some(trip.rtt),
+                    min_rtt: Some(trip.rtt),
+                    sample: Some(RateSample {
+                        rate: Some(trip.rate),
+                        app_limited: trip.app_limited,
+                        prior_delivered,
+                        delivered: self.delivered,
+                        lost: u64::from(trip.lost),
+                        in_flight: u64::from(trip.sent),
+                    }),
+                    ..Ack::default()
+                };
+                self.bbr.on_ack(&ack, self.now);
+            }
+        }
+
+        fn trips(&mut self, count: u32, trip: Trip) {
+            (0..count).for_each(|_| self.trip(trip));
+        }
+
+        /// Through startup and drain.
+        fn steady() -> Self {
+            let mut drive = Self::new();
+            drive.trips(6, TRIP);
+            assert!(matches!(drive.bbr.phase, Phase::ProbeBandwidth { .. }));
+            drive
+        }
+
+        fn rate_in_percent(&self) -> u64 {
+            self.bbr.pacing_rate().unwrap() * 100 / RATE
+        }
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Bbr>() <= 320, "{}", size_of::<Bbr>());
+    }
+
+    #[test]
+    fn startup_paces_the_initial_window_by_the_first_round_trip_time() {
+        let mut drive = Drive::new();
+        assert_eq!(drive.bbr.pacing_rate(), None);
+        let silent = Ack {
+            srtt: Some(RTT),
+            rtt: Some(RTT),
+            ..Ack::default()
+        };
+        drive.bbr.on_ack(&silent, drive.now);
+        // 10 segments in 100 ms, times 2.89, less a hundredth.
+        assert_eq!(drive.bbr.pacing_rate(), Some(285_785));
+        assert_eq!(drive.bbr.window(), 10 * MSS);
+    }
+
+    #[test]
+    fn startup_goes_on_while_the_rate_grows_by_a_quarter_and_ends_three_rounds_later() {
+        let mut drive = Drive::new();
+        let mut rate = RATE / 8;
+        while rate < RATE {
+            drive.trip(Trip { rate, ..TRIP });
+            assert_eq!(drive.bbr.phase, Phase::Startup);
+            rate = rate * 13 / 10;
+        }
+        // A fifth a round is too little, three rounds in a row.
+        let before = drive.bbr.full_bandwidth;
+        for rounds in 1..=3 {
+            assert!(!drive.bbr.full);
+            drive.trip(Trip {
+                rate: before + before / 5,
+                ..TRIP
+            });
+            assert_eq!(drive.bbr.full_rounds, rounds);
+        }
+        assert!(drive.bbr.full);
+    }
+
+    #[test]
+    fn drain_empties_the_queue_that_startup_built() {
+        let mut drive = Drive::new();
+        let queue = Trip {
+            left: 3 * PRODUCT,
+            ..TRIP
+        };
+        drive.trips(5, queue);
+        assert_eq!(drive.bbr.phase, Phase::Drain);
+        // 1 / 2.89.
+        assert_eq!(drive.rate_in_percent(), 34);
+        drive.trips(2, queue);
+        assert_eq!(drive.bbr.phase, Phase::Drain);
+        drive.trip(TRIP);
+        assert!(matches!(drive.bbr.phase, Phase::ProbeBandwidth { .. }));
+    }
+
+    #[test]
+    fn probing_for_bandwidth_asks_for_more_then_gives_back_then_cruises_for_six_rounds() {
+        let mut drive = Drive::steady();
+        let mut seen = Vec::new();
+        for _ in 0..24 {
+            // Enough in flight for the probe to be one.
+            drive.trip(Trip {
+                sent: 2 * PRODUCT,
+                left: PRODUCT + MSS,
+                ..TRIP
+            });
+            seen.push(drive.rate_in_percent());
+        }
+        let probe = seen.iter().position(|percent| *percent == 123).unwrap();
+        assert_eq!(
+            seen[probe..probe + 9],
+            [123, 74, 99, 99, 99, 99, 99, 99, 123]
+        );
+        // Two products and room for three bursts.
+        assert_eq!(drive.bbr.window(), 2 * PRODUCT + 3 * 2 * MSS);
+    }
+
+    #[test]
+    fn a_probe_lasts_until_enough_is_in_flight() {
+        let mut drive = Drive::steady();
+        while drive.rate_in_percent() != 123 {
+            drive.trip(TRIP);
+        }
+        drive.trips(3, TRIP);
+        assert_eq!(drive.rate_in_percent(), 123);
+        drive.trip(Trip {
+            sent: PRODUCT * 5 / 4,
+            ..TRIP
+        });
+        assert_ne!(drive.rate_in_percent(), 123);
+    }
+
+    #[test]
+    fn bandwidth_is_the_greatest_of_ten_rounds() {
+        let mut drive = Drive::steady();
+        drive.trip(Trip {
+            rate: 2 * RATE,
+            ..TRIP
+        });
+        drive.trips(9, TRIP);
+        assert_eq!(drive.bbr.bandwidth.max(), 2 * RATE);
+        drive.trips(3, TRIP);
+        assert_eq!(drive.bbr.bandwidth.max(), RATE);
+    }
+
+    #[test]
+    fn a_limited_application_lowers_no_estimate_and_ends_no_startup() {
+        let limited = Trip {
+            rate: RATE / 10,
+            app_limited: true,
+            ..TRIP
+        };
+        let mut drive = Drive::new();
+        drive.trip(TRIP);
+        drive.trips(30, limited);
+        assert_eq!(
+            (drive.bbr.bandwidth.max(), drive.bbr.phase),
+            (RATE, Phase::Startup)
+        );
+        // But what it shows to be possible is possible.
+        drive.trip(Trip {
+            rate: 2 * RATE,
+            ..limited
+        });
+        assert_eq!(drive.bbr.bandwidth.max(), 2 * RATE);
+    }
+
+    #[test]
+    fn every_ten_seconds_four_segments_in_flight_show_the_least_round_trip_time() {
+        let mut drive = Drive::steady();
+        let before = drive.bbr.window();
+        let longer = RTT + Duration::from_millis(20);
+        let queued = Trip {
+            rtt: longer,
+            left: 5 * MSS,
+            ..TRIP
+        };
+        let mut trips = 0;
+        while !matches!(drive.bbr.phase, Phase::ProbeRtt { .. }) {
+            drive.trip(queued);
+            trips += 1;
+        }
+        assert!((80..=84).contains(&trips), "{trips} of 120 ms");
+        assert_eq!(drive.bbr.window(), 4 * MSS);
+        // Not before so little is in flight, and then for 200 ms at the least.
+        drive.trips(5, queued);
+        assert_eq!(drive.bbr.window(), 4 * MSS);
+        let empty = Trip {
+            left: 4 * MSS,
+            ..TRIP
+        };
+        drive.trip(empty);
+        assert_eq!(drive.bbr.window(), 4 * MSS);
+        drive.trips(2, empty);
+        assert!(matches!(drive.bbr.phase, Phase::ProbeBandwidth { .. }));
+        assert!(drive.bbr.window() >= before, "{}", drive.bbr.window());
+        assert_eq!(drive.bbr.min_rtt, Some(RTT));
+    }
+
+    #[test]
+    fn after_idleness_no_search_for_the_round_trip_time_begins() {
+        let mut drive = Drive::steady();
+        drive.now = drive.now + Duration::from_secs(11);
+        drive.bbr.on_sent(MSS, 0, drive.now);
+        drive.trip(TRIP);
+        assert!(matches!(drive.bbr.phase, Phase::ProbeBandwidth { .. }));
+    }
+
+    #[test]
+    fn loss_that_is_not_ours_leaves_rate_and_bound_alone() {
+        let mut drive = Drive::steady();
+        let rate = drive.rate_in_percent();
+        for _ in 0..20 {
+            // A tenth is lost of no more than the path holds without a queue.
+            drive.bbr.on_congestion(PRODUCT, Cause::Loss, drive.now);
+            drive.trip(Trip {
+                lost: 10 * MSS,
+                ..TRIP
+            });
+            drive.bbr.on_recovery_exit(drive.now);
+        }
+        assert_eq!(drive.bbr.ssthresh(), u32::MAX);
+        assert!(drive.rate_in_percent() >= rate.min(74));
+        assert!(drive.bbr.window() > PRODUCT);
+    }
+
+    #[test]
+    fn loss_in_a_queue_bounds_what_is_in_flight_and_probing_lifts_the_bound() {
+        let mut drive = Drive::steady();
+        let full = Trip {
+            sent: 2 * PRODUCT,
+            lost: 10 * MSS,
+            ..TRIP
+        };
+        drive.trips(2, full);
+        // 0.7 of what was in flight, and never less than fills the path.
+        assert!((125 * MSS..=140 * MSS).contains(&drive.bbr.ssthresh()));
+        drive.trips(10, full);
+        assert_eq!(drive.bbr.ssthresh(), 125 * MSS);
+        let bound = drive.bbr.ssthresh();
+        drive.trips(
+            20,
+            Trip {
+                sent: 2 * PRODUCT,
+                ..TRIP
+            },
+        );
+        assert!(drive.bbr.ssthresh() > bound);
+    }
+
+    #[test]
+    fn the_first_round_trip_of_recovery_conserves_packets_and_its_end_restores_the_window() {
+        let mut drive = Drive::steady();
+        let before = drive.bbr.window();
+        drive.bbr.on_congestion(before, Cause::Loss, drive.now);
+        let ack = Ack {
+            delivered: MSS,
+            in_flight: 50 * MSS,
+            lost: before - 50 * MSS,
+            rtt: Some(RTT),
+            sample: Some(RateSample {
+                prior_delivered: drive.delivered - 1,
+                delivered: drive.delivered,
+                ..RateSample::default()
+            }),
+            ..Ack::default()
+        };
+        drive.bbr.on_ack(&ack, drive.now);
+        assert_eq!(drive.bbr.window(), 51 * MSS);
+        drive.bbr.on_recovery_exit(drive.now);
+        assert_eq!(drive.bbr.window(), before);
+    }
+
+    #[test]
+    fn a_timeout_leaves_one_segment_and_keeps_the_model() {
+        let mut drive = Drive::steady();
+        let (before, bandwidth) = (drive.bbr.window(), drive.bbr.bandwidth.max());
+        drive.bbr.on_rto(before, drive.now);
+        assert_eq!(drive.bbr.window(), MSS);
+        assert_eq!(drive.bbr.bandwidth.max(), bandwidth);
+        drive.trip(TRIP);
+        assert!(drive.bbr.window() >= PRODUCT);
+        drive.bbr.on_rto(before, drive.now);
+        drive.bbr.on_spurious(drive.now);
+        assert!(drive.bbr.window() >= before);
+    }
+
+    #[test]
+    fn no_sample_of_a_peer_makes_it_overflow() {
+        let mut bbr = Bbr::new(u32::MAX, u32::MAX);
+        for n in 0..50_u64 {
+            let ack = Ack {
+                delivered: u32::MAX,
+                flight_size: u32::MAX,
+                in_flight: u32::MAX,
+                lost: u32::MAX,
+                rtt: Some(Duration::from_nanos(n)),
+                srtt: Some(Duration::ZERO),
+                sample: Some(RateSample {
+                    rate: Some(u64::MAX >> (n % 40)),
+                    prior_delivered: n,
+                    delivered: n + 1,
+                    lost: u64::MAX >> 20,
+                    in_flight: u64::MAX,
+                    ..RateSample::default()
+                }),
+                ..Ack::default()
+            };
+            bbr.on_ack(&ack, Time::from_millis(n * 400));
+            bbr.on_rto(u32::MAX, Time::from_millis(n * 400));
+            assert!(bbr.window() <= MAX_WINDOW);
         }
     }
 }
