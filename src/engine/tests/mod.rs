@@ -7,6 +7,7 @@ mod datagrams;
 mod delayed_ack;
 mod dsack;
 mod explore;
+mod flow;
 mod frto;
 mod icmp;
 mod icmp_v6;
