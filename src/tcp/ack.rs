@@ -166,7 +166,8 @@ impl Connection {
     fn sample_rtt(&mut self, outcome: &Outcome, seg: &Segment, now: Time) {
         let by_echo = || {
             let echo = self.echo(seg).filter(|_| outcome.acked > 0)?;
-            self.ts.rtt(echo, now)
+            let rtt = self.ts.rtt(echo, now)?;
+            outcome.delivery.believes(rtt, now).then_some(rtt)
         };
         if let Some(sample) = outcome.delivery.rtt(now).or_else(by_echo) {
             let least = outcome.delivery.newest_rtt(now).unwrap_or(sample);

@@ -21,6 +21,9 @@ pub(crate) const DUP_THRESH: u64 = 3;
 /// Recoveries after which a widened reordering window narrows again (RFC 8985 §6.2).
 const REO_WND_PERSIST: u8 = 16;
 
+/// The grain of our timestamp clock.
+const TIMESTAMP_TICK: Duration = Duration::from_millis(1);
+
 /// What loss recovery is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -196,6 +199,8 @@ pub(crate) struct Delivery {
     newest_sent_at: Option<Time>,
     /// Something that was acknowledged by number had been sent more than once.
     retransmitted: bool,
+    /// When the last of that was sent again.
+    again_sent_at: Option<Time>,
     /// Something that a timeout gave up arrived without having been sent again.
     pub(crate) given_up: bool,
     /// Something that was marked as lost arrived without having been sent again.
@@ -235,6 +240,14 @@ impl Delivery {
     pub(crate) fn rtt(&self, now: Time) -> Option<Duration> {
         let by_number = self.acked_sent_at.filter(|_| !self.retransmitted);
         by_number.or(self.sacked_sent_at).map(|at| now.since(at))
+    }
+
+    /// Whether a round-trip time that an echo tells is one. Where the acknowledgement of a segment
+    /// was lost, the peer answers the retransmission, which is old to it, with the timestamp of the
+    /// first (RFC 7323 §5.3: R2 comes before R3): the time between is our timeout.
+    pub(crate) fn believes(&self, rtt: Duration, now: Time) -> bool {
+        let again = self.again_sent_at.map(|at| now.since(at));
+        again.is_none_or(|since| since < self.min_rtt || rtt <= since + TIMESTAMP_TICK)
     }
 
     /// The round-trip time of what was sent last: without what the peer's delay adds.
@@ -323,7 +336,10 @@ impl Recovery {
             if !older && rtt >= delivery.min_rtt {
                 self.advance_rack(sent, rtt);
             }
-            delivery.retransmitted |= by == By::Number;
+            if by == By::Number {
+                delivery.retransmitted = true;
+                delivery.again_sent_at = delivery.again_sent_at.max(Some(sent.sent_at));
+            }
         } else {
             self.advance_rack(sent, rtt);
             let at = sent.sent_at;

@@ -152,3 +152,27 @@ fn without_the_option_on_the_syn_it_is_never_sent_and_ignored() {
     s.recv("P. 11:21(10) ack 1 win 65535 <TS val 1 ecr 0>");
     s.sent(". 1:1(0) ack 21 <>");
 }
+
+#[test]
+fn rfc7323_5_3_a_lost_acknowledgement_does_not_make_a_timeout_a_round_trip() {
+    let mut s = Script::distant(Config::default(), "TS val 1 ecr 0", 100);
+    s.write(0, 988);
+    s.sent("P. 1:989(988)");
+    let before = s.info().rto;
+    // The segment arrives, its acknowledgement does not. Of the retransmissions the peer answers the
+    // third, with the timestamp of what it has received first.
+    let mut waited = Duration::ZERO;
+    for _ in 0..3 {
+        waited += s.wait_for_timer().unwrap();
+        s.sent("P. 1:989(988)");
+    }
+    assert!(waited.as_millis() > 2000, "{waited:?}");
+    s.wait_ms(100);
+    s.acked(989, "TS val 3000 ecr 200");
+    assert_eq!(s.info().backoff, 0);
+    assert!(
+        s.info().rto <= before,
+        "{:?} after {before:?}",
+        s.info().rto
+    );
+}
