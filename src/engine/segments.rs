@@ -133,6 +133,7 @@ impl Engine {
             len,
             count,
             ce: ip.tos & 3 == 3,
+            ect: ip.tos & 3 != 0,
         };
         let tuple = FourTuple::new(
             (ip.dst, header.dst_port).into(),
@@ -251,18 +252,19 @@ impl Engine {
 
     /// RFC 9293 §3.10.7.4 for TIME-WAIT, RFC 1337, RFC 6191.
     fn in_time_wait(&mut self, record: u32, tuple: FourTuple, seg: Segment, now: Time) {
-        let waiting = &self.time_wait.get(record).record;
+        let waiting = &mut self.time_wait.get_mut(record).record;
         match waiting.on_segment(&seg, now) {
             Reaction::Drop => self.counters.drop_no_socket += 1,
             Reaction::Acknowledge { restart } => {
                 let header = waiting.acknowledgement(now);
+                let may_answer = waiting.may_answer(&seg, now);
                 if restart {
                     self.time_wait
                         .move_to(record, 0, now + self.config.time_wait);
                 }
                 // Data and FIN make no loop of acknowledgements.
                 let harmless = seg.seq_len() > 0 && !seg.header.flags.has(Flags::SYN);
-                if harmless || self.limits.acks.allows(now, &mut self.rng) {
+                if may_answer && (harmless || self.limits.acks.allows(now, &mut self.rng)) {
                     let options = self.config.options;
                     self.send(tuple, header, &options);
                 } else {
@@ -270,9 +272,8 @@ impl Engine {
                 }
             }
             Reaction::Reuse => {
-                let iss = waiting.next_iss();
+                let (iss, header) = (waiting.next_iss(), waiting.acknowledgement(now));
                 let Some(listener) = self.listener_for(&tuple) else {
-                    let header = waiting.acknowledgement(now);
                     return self.acknowledge_for(tuple, header, now);
                 };
                 if self.is_backlogged(listener) {

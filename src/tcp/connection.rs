@@ -162,6 +162,9 @@ pub(crate) struct Established {
     pub(crate) ts: TsClock,
     /// The peer's window, scaled as its segment was.
     pub(crate) wnd: u32,
+    /// The largest window so far. A SYN that we answered does not count, as on Linux: the
+    /// acknowledgement of our SYN-ACK tells.
+    pub(crate) max_wnd: u32,
     /// The right edge of the window that our SYN advertised.
     pub(crate) advertised: u16,
     /// How long the handshake took, when nothing of it was sent twice.
@@ -195,7 +198,7 @@ impl Connection {
         if let Some((snd_shift, rcv_shift)) = from.agreed.shifts {
             (snd.shift, rcv.shift) = (snd_shift, rcv_shift);
         }
-        (snd.wnd, snd.max_wnd) = (from.wnd, from.wnd);
+        (snd.wnd, snd.max_wnd) = (from.wnd, from.max_wnd);
         rcv.adv = 1 + u64::from(from.advertised);
         let mut rtt = RttEstimator::new(config.rto_min, config.rto_max);
         match from.rtt {

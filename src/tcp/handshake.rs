@@ -23,6 +23,9 @@ use crate::{
 /// RFC 6298 §2.1: the first timeout.
 const INITIAL_RTO: Duration = Duration::from_secs(1);
 
+/// When a SYN goes out again that met an older connection (Linux: `TCP_TIMEOUT_MIN`, two ticks).
+const AGAIN_SOON: Duration = Duration::from_millis(2);
+
 /// What deserves no better gets one answer in this time, and each handshake counts for itself
 /// (Linux: `tcp_invalid_ratelimit`).
 const ANSWER_INTERVAL: Duration = Duration::from_millis(500);
@@ -109,8 +112,9 @@ impl HalfOpen {
         cx: &Context<'_>,
     ) -> Self {
         let header = &seg.header;
-        // RFC 3168 §6.1.1: both bits ask.
-        let ecn = header.flags.has(Flags::ECE | Flags::CWR);
+        // RFC 3168 §6.1.1: both bits ask, in a packet that is not ECN-capable itself; what marks it
+        // on its way cannot be trusted (Linux: `tcp_ecn_create_request`).
+        let ecn = header.flags.has(Flags::ECE | Flags::CWR) && !seg.ect;
         let agreed = Negotiated::new(&header.options, ecn, path.is_v6, cx.config);
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         Self {
@@ -293,6 +297,7 @@ impl HalfOpen {
             agreed: self.agreed(cx.config),
             ts: self.clock(cx.now),
             wnd: u32::from(self.peer_wnd),
+            max_wnd: 0,
             advertised: first_window(options, cx.config),
             rtt: once.then_some(rtt),
             mtu: path.mtu,
@@ -473,6 +478,11 @@ impl Opening {
         let header = &seg.header;
         let rst = header.flags.has(Flags::RST);
         if header.ack.is_some_and(|ack| ack != self.iss + 1) {
+            // The peer has an older connection, which our reset ends: the SYN need not wait for
+            // its whole timeout (Linux: `tcp_rcv_synsent_state_process`).
+            if self.retries == 0 {
+                self.deadline = self.deadline.min(cx.now + AGAIN_SOON);
+            }
             return if rst { Progress::Wait } else { Progress::Reset };
         }
         // An echo of what we never sent: an answer to an older connection's SYN (RFC 7323 §5; as
@@ -516,6 +526,7 @@ impl Opening {
             agreed: Negotiated::new(&header.options, ecn, self.path.is_v6, cx.config),
             ts: self.ts,
             wnd: u32::from(header.wnd),
+            max_wnd: u32::from(header.wnd),
             advertised: first_window(&self.options, cx.config),
             rtt: (self.retries == 0)
                 .then(|| cx.now.since(self.started_at).max(Duration::from_micros(1))),

@@ -71,6 +71,8 @@ pub(crate) struct Segment {
     pub(crate) count: u32,
     /// It was marked by a congested router (RFC 3168).
     pub(crate) ce: bool,
+    /// Its packet is ECN-capable, or marked.
+    pub(crate) ect: bool,
 }
 
 impl Segment {

@@ -1,5 +1,7 @@
 //! TIME-WAIT: what is left of a connection for 2 MSL (RFC 9293 §3.6.1).
 
+use std::num::NonZeroU32;
+
 use crate::{
     seq::SeqNum,
     tcp::{Segment, connection::TsClock},
@@ -16,12 +18,21 @@ pub(crate) struct TimeWait {
     snd_nxt: SeqNum,
     rcv_nxt: SeqNum,
     wnd: u16,
-    timestamps: bool,
+    /// When what deserves no better may get an answer again, in tenths of a second modulo 2^16,
+    /// which is longer than TIME-WAIT; zero: at once.
+    silent_until: u16,
     ts_offset: u32,
     ts_recent: u32,
-    /// In seconds.
-    recent_at: u32,
+    /// In seconds, and one; `NO_TIMESTAMPS` when none were agreed on. It cannot be zero, which is
+    /// what an empty place in a table is told by.
+    recent_at: NonZeroU32,
 }
+
+const NO_TIMESTAMPS: NonZeroU32 = NonZeroU32::MAX;
+
+/// What deserves no better gets one acknowledgement in so many tenths of a second, and each record
+/// counts for itself (Linux: `tcp_invalid_ratelimit`).
+const ANSWER_INTERVAL: u16 = 5;
 
 /// What becomes of a segment for a connection in TIME-WAIT.
 #[derive(Debug)]
@@ -43,15 +54,24 @@ impl TimeWait {
             snd_nxt,
             rcv_nxt,
             wnd,
-            timestamps,
+            silent_until: 0,
             ts_offset: ts.offset,
             ts_recent: ts.recent,
-            recent_at: u32::try_from(ts.recent_at.as_millis() / 1000).unwrap_or(u32::MAX),
+            recent_at: if timestamps {
+                let seconds = (ts.recent_at.as_millis() / 1000).min(u64::from(u32::MAX - 2));
+                NonZeroU32::MIN.saturating_add(seconds as u32)
+            } else {
+                NO_TIMESTAMPS
+            },
         }
     }
 
+    fn has_timestamps(&self) -> bool {
+        self.recent_at != NO_TIMESTAMPS
+    }
+
     fn clock(&self) -> TsClock {
-        let recent_at = Time::from_millis(u64::from(self.recent_at) * 1000);
+        let recent_at = Time::from_millis(u64::from(self.recent_at.get() - 1) * 1000);
         TsClock {
             offset: self.ts_offset,
             recent: self.ts_recent,
@@ -67,7 +87,7 @@ impl TimeWait {
     /// RFC 9293 §3.10.7.4, with RFC 1337 (a reset changes nothing) and RFC 6191 (reuse).
     pub(crate) fn on_segment(&self, seg: &Segment, now: Time) -> Reaction {
         let header = &seg.header;
-        let ts = header.options.timestamps.filter(|_| self.timestamps);
+        let ts = header.options.timestamps.filter(|_| self.has_timestamps());
         if header.flags.has(Flags::RST) {
             return Reaction::Drop;
         }
@@ -96,6 +116,21 @@ impl TimeWait {
         }
     }
 
+    /// Whether a segment without text may be answered now: two ends that both think the other's
+    /// acknowledgement wrong must not go on for ever. Text and FIN make no such loop.
+    pub(crate) fn may_answer(&mut self, seg: &Segment, now: Time) -> bool {
+        if seg.seq_len() > 0 && !seg.header.flags.has(Flags::SYN) {
+            return true;
+        }
+        let tenths = (now.as_millis() / 100) as u16;
+        let left = self.silent_until.wrapping_sub(tenths);
+        if self.silent_until != 0 && (1..=ANSWER_INTERVAL).contains(&left) {
+            return false;
+        }
+        self.silent_until = tenths.wrapping_add(ANSWER_INTERVAL).max(1);
+        true
+    }
+
     /// The acknowledgement of everything.
     pub(crate) fn acknowledgement(&self, now: Time) -> TcpHeader {
         TcpHeader {
@@ -107,7 +142,7 @@ impl TimeWait {
             flags: Flags::ACK,
             urgent: 0,
             options: TcpOptions {
-                timestamps: self.timestamps.then(|| self.clock().option(now)),
+                timestamps: self.has_timestamps().then(|| self.clock().option(now)),
                 ..TcpOptions::default()
             },
             header_len: 0,

@@ -426,3 +426,19 @@ fn in_syn_received_what_is_out_of_window_is_acknowledged() {
     s.recv(". 1:1(0) ack 1");
     s.accept();
 }
+
+/// RFC 9293 §3.10.7.3: the peer's older connection goes with our reset, and the SYN does not wait
+/// for its timeout; once, for an answer to each would make a loop.
+#[test]
+fn a_syn_that_met_an_older_connection_goes_out_again_soon() {
+    let mut s = Script::connecting(Config::default());
+    s.sent("S 0:0(0)");
+    s.recv(". 300:300(0) ack 100 win 1000");
+    s.sent("R 100:100(0)");
+    assert_eq!(s.wait_for_timer(), Some(Duration::from_millis(2)));
+    s.sent("S 0:0(0)");
+    s.recv(". 300:300(0) ack 100 win 1000");
+    s.sent("R 100:100(0)");
+    assert_eq!(s.wait_for_timer(), Some(Duration::from_secs(2)));
+    s.sent("S 0:0(0)");
+}

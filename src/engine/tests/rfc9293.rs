@@ -551,6 +551,15 @@ fn marked(packet: &Packet) -> Packet {
     Packet::received(bytes.into(), Meta::default())
 }
 
+/// RFC 3168 §6.1.1: ECT is never set on a SYN, so somebody on the way plays with the bits.
+#[test]
+fn shld8_a_syn_that_is_marked_itself_agrees_on_nothing() {
+    let mut s = Script::listening(Config::default(), 4);
+    let syn = marked(&s.packet("SEW 0:0(0) win 65535 <mss 1000>"));
+    s.recv_packet(syn);
+    s.sent("S. 0:0(0) ack 1");
+}
+
 #[test]
 fn shld8_a_mark_is_echoed_until_the_peer_has_reduced() {
     let mut s = Script::listening(Config::default(), 4);

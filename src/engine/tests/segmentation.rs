@@ -165,3 +165,14 @@ fn the_send_buffer_grows_with_the_window_and_not_before() {
         written + 1 - end
     );
 }
+
+/// Linux: `tcp_create_openreq_child`. A SYN's window is often all the peer has ever had.
+#[test]
+fn the_window_of_a_syn_that_we_answer_is_no_measure_of_segments() {
+    let mut s = Script::listening(Config::default(), 1);
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.sent("S. 0:0(0) ack 1");
+    s.recv(". 1:1(0) ack 1 win 1000");
+    s.accept();
+    assert_eq!(s.info().snd_mss, 500);
+}
