@@ -167,6 +167,11 @@ impl Assembler {
         next
     }
 
+    /// The range that comes first.
+    pub(crate) fn first(&self) -> Option<Range<u64>> {
+        self.0.as_ref()?.ranges.iter().next()
+    }
+
     /// The ranges to report by SACK, `max` and 4 of them at most: those that changed last first
     /// (RFC 2018 §4), then others from the lowest up.
     pub(crate) fn sack_blocks(&self, max: usize) -> SackBlocks {
@@ -252,7 +257,6 @@ impl Assembler {
     }
 
     /// The offset behind the furthest byte.
-    #[cfg(test)]
     pub(crate) fn end(&self) -> Option<u64> {
         Some(self.0.as_ref()?.ranges.last()?.end)
     }

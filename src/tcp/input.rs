@@ -112,8 +112,8 @@ impl Connection {
             return Continue(());
         }
         cx.counters.drop_out_of_window += 1;
-        if seg.len > 0 && seq.is_before(nxt) && self.agreed.sack {
-            self.note_duplicate(seq, seg.len);
+        if seg.seq_len() > 0 && seq.is_before(nxt) && self.agreed.sack {
+            self.note_duplicate(seq, seg.seq_len());
         }
         Break(if seg.seq_len() > 0 {
             Verdict::WithAck
@@ -130,7 +130,8 @@ impl Connection {
         seq.since(oldest) <= self.rcv.seq(self.rcv.adv).since(oldest)
     }
 
-    /// Tells the peer with the next acknowledgement that it sent `len` bytes once more (RFC 2883).
+    /// Tells the peer with the next acknowledgement that it sent `len` numbers once more, of which
+    /// its FIN is one (RFC 2883).
     fn note_duplicate(&mut self, seq: SeqNum, len: u32) {
         let Some(start) = self.rcv.position(seq) else {
             return;
@@ -271,7 +272,11 @@ impl Connection {
         }
         match self.state {
             State::Established | State::FinWait1 | State::FinWait2 => {}
-            // The peer has sent its FIN: there can be no more text, only repetitions.
+            // The peer has sent its FIN: there can be no more text, only repetitions. "Ignore the
+            // segment text."
+            _ if !seg.header.seq.is_before(self.rcv.seq(self.rcv.nxt)) => {
+                return Break(Verdict::Silently);
+            }
             _ => return Break(Verdict::WithAck),
         }
         let Some(start) = self.rcv.position(seg.header.seq) else {
@@ -315,7 +320,7 @@ impl Connection {
             .map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
         let end = start + u64::from(seg.len);
         if start < self.rcv.nxt && self.agreed.sack {
-            self.note_duplicate(seg.header.seq, seg.len);
+            self.note_duplicate(seg.header.seq, seg.seq_len());
         }
         let (from, to) = (start.max(self.rcv.nxt), end.min(edge));
         if to <= from {
@@ -344,6 +349,13 @@ impl Connection {
         };
         if end == before {
             return;
+        }
+        // RFC 2883 §4: some of it was held already.
+        if let Some(held) = self.rcv.assembler.first()
+            && held.start < end
+            && self.agreed.sack
+        {
+            self.rcv.report_duplicate(held.start, held.end.min(end));
         }
         self.rcv.nxt = end;
         self.link.recv.push(payload, cx.wakes);

@@ -99,7 +99,19 @@ impl Connection {
             return 0;
         }
         let max = if self.agreed.timestamps { 3 } else { 4 };
-        (usize::from(!self.rcv.dsack.is_empty()) + self.rcv.assembler.range_count()).min(max)
+        let held = self.rcv.assembler.range_count() + usize::from(self.lone_fin().is_some());
+        (usize::from(!self.rcv.dsack.is_empty()) + held).min(max)
+    }
+
+    /// The peer's FIN, when it came before its turn: a number like those of the text.
+    fn early_fin(&self) -> Option<u64> {
+        self.rcv.fin.filter(|fin| *fin > self.rcv.nxt)
+    }
+
+    /// The same, when it is not the end of a range that we hold.
+    fn lone_fin(&self) -> Option<u64> {
+        self.early_fin()
+            .filter(|fin| self.rcv.assembler.end() != Some(*fin))
     }
 
     /// What congestion control lets out now, in bytes.
@@ -521,8 +533,12 @@ impl Connection {
         }
         let held = max - usize::from(!self.rcv.dsack.is_empty());
         let ranges = self.rcv.assembler.sack_blocks(held);
+        let fin = self.early_fin();
         for range in &ranges {
-            push((range.start, range.end));
+            push((range.start, range.end + u64::from(fin == Some(range.end))));
+        }
+        if let Some(fin) = self.lone_fin().filter(|_| ranges.len() < held) {
+            push((fin, fin + 1));
         }
         blocks
     }

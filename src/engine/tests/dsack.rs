@@ -102,3 +102,25 @@ fn rfc3708_d_sacks_of_what_was_never_sent_again_undo_nothing() {
     s.acked(2001, "sack -2000000000:2001 3001:6001");
     assert_eq!((s.counters().spurious_recoveries, s.windows().1), (0, 5000));
 }
+
+#[test]
+fn rfc2883_4_a_fin_that_comes_again_is_part_of_the_block() {
+    let mut s = receiver();
+    s.recv("FP. 1:101(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 102");
+    s.recv("FP. 1:101(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 102 <sack 1:102>");
+    s.recv("F. 101:101(0) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 102 <sack 101:102>");
+}
+
+#[test]
+fn rfc2883_4_what_was_held_and_comes_again_in_its_turn_is_reported() {
+    let mut s = receiver();
+    s.recv(". 501:801(300) ack 1 win 65535");
+    s.drain();
+    s.recv(". 1:1001(1000) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1001 <sack 501:801>");
+    s.recv(". 1001:1101(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1101 <>");
+}

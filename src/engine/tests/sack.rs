@@ -108,3 +108,19 @@ fn m5_random_blocks_never_break_the_counts() {
     }
     assert!(s.info().acked > 0);
 }
+
+#[test]
+fn rfc2018_3_a_fin_before_its_turn_is_reported_like_text() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("FP. 101:201(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1 <sack 101:202>");
+    s.recv("P. 1:101(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 202 <>");
+    let mut s = Script::accepted(Config::default());
+    s.recv("F. 101:101(0) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1 <sack 101:102>");
+    s.recv("P. 51:81(30) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1 <sack 51:81 101:102>");
+    s.recv("P. 81:101(20) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1 <sack 51:102>");
+}
