@@ -62,7 +62,8 @@ impl Connection {
         self.check_ecn(seg, &outcome, cx.now);
         self.run_recovery(&outcome, cx);
         self.grow_window(&outcome, sample, cx);
-        self.set_loss_timers(outcome.acked > 0, cx.now);
+        let restart = outcome.acked > 0 || self.is_slow(&outcome, cx.now);
+        self.set_loss_timers(restart, cx.now);
         self.check_reneging(&outcome, cx.now);
         self.check_fin_acked(cx);
     }
@@ -172,7 +173,21 @@ impl Connection {
         if let Some(sample) = outcome.delivery.rtt(now).or_else(by_echo) {
             let least = outcome.delivery.newest_rtt(now).unwrap_or(sample);
             self.rtt.on_samples(sample, least.min(sample), now);
+            // The RTO is one of samples again (RFC 6298 §5.7; Linux: `tcp_ack_update_rtt`).
+            self.rtt.reset_backoff();
         }
+    }
+
+    /// A SACK tells of a round trip that is longer than the oldest segment is on its way: its
+    /// timeout begins anew, with that sample (Linux: `tcp_clean_rtx_queue`).
+    fn is_slow(&self, outcome: &Outcome, now: Time) -> bool {
+        let head = self.recovery.board.head_sent_at();
+        outcome.delivery.sacked > 0
+            && outcome
+                .delivery
+                .rtt(now)
+                .zip(head)
+                .is_some_and(|(rtt, head)| rtt > now.since(head))
     }
 
     /// Whether what recovery did was for nothing: then it is undone.
@@ -198,7 +213,7 @@ impl Connection {
         if by_dsack || by_echo || by_frto {
             tracing::debug!(by_dsack, by_echo, by_frto, "spurious recovery undone");
             cx.counters.spurious_recoveries += 1;
-            self.recovery.undo();
+            self.recovery.undo(&outcome.delivery, cx.now);
             self.cc.on_spurious(cx.now);
         }
     }
@@ -413,8 +428,9 @@ impl Connection {
                 Mode::Fast { .. } => true,
                 // Nothing may be wrong but the order; wait until it is known (Linux:
                 // `tcp_may_raise_cwnd`).
-                Mode::Open => outcome.acked == 0 && !self.recovery.has_seen_reordering(),
-                Mode::Rto { .. } => false,
+                Mode::Open | Mode::Rto { .. } => {
+                    outcome.acked == 0 && !self.recovery.has_seen_reordering()
+                }
             },
         };
         self.cc.on_ack(&ack, cx.now);
@@ -461,7 +477,7 @@ impl Connection {
             return self.timers.stop(Timer::LossProbe);
         };
         let mut pto = 2 * srtt;
-        if self.snd.flight_size() <= u64::from(self.snd.mss) {
+        if self.recovery.board.is_single(u64::from(self.snd.mss)) {
             pto += DELAYED_ACK_MAX;
         }
         // Linux: TCP_TIMEOUT_MIN, two ticks.

@@ -192,7 +192,7 @@ impl Connection {
         };
         if counted >= limit || over {
             cx.counters.timed_out += 1;
-            return self.abort(self.soft_error.unwrap_or(Failure::TimedOut), cx);
+            return self.fail(self.soft_error.unwrap_or(Failure::TimedOut), cx);
         }
         self.pending.window_probe = true;
         self.patience.probes = self.patience.probes.saturating_add(1);

@@ -234,11 +234,11 @@ impl Connection {
         if !std::mem::take(&mut self.pending.loss_probe) {
             return None;
         }
-        cx.counters.loss_probes += 1;
         let mss = self.current_mss();
         let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
         let fresh = self.snd.unsent().min(mss);
         if fresh > 0 && fresh <= window {
+            cx.counters.loss_probes += 1;
             let range = self.new_range(fresh);
             let segment = self.send_new(range, mss, cx);
             self.recovery.probe = Some(Probe {
@@ -249,9 +249,24 @@ impl Connection {
             return Some(segment);
         }
         let last = *self.recovery.board.last()?;
-        // The last segment on the wire: what is left over of a super-segment.
-        let tail = (last.end - last.start - 1) % mss + 1;
-        let range = self.sent_range(last.end - tail, last.end, mss);
+        // The last segment on the wire: what is left over of a super-segment, and the FIN on it.
+        let fin = u64::from(self.snd.fin.is_some_and(|fin| last.end > fin));
+        let tail = match last.end - last.start - fin {
+            0 => fin,
+            text => (text - 1) % mss + 1 + fin,
+        };
+        let start = last.end - tail;
+        if start >= self.snd.right_edge() && start > self.snd.una {
+            // The peer took back the window that it was in, and would not take it. The timeout is
+            // left, which no second probe may put off.
+            self.recovery.probe = Some(Probe {
+                end: self.snd.nxt,
+                retransmitted: false,
+            });
+            return None;
+        }
+        cx.counters.loss_probes += 1;
+        let range = self.sent_range(start, last.end, mss + fin);
         let len = range.end + u64::from(range.fin) - range.start;
         let segment = self.data_segment(range, mss, cx);
         let snapshot = self.recovery.snapshot(cx.now);

@@ -195,8 +195,8 @@ pub(crate) struct Delivery {
     /// acknowledged by number, and of those by SACK blocks.
     acked_sent_at: Option<Time>,
     sacked_sent_at: Option<Time>,
-    /// The same of the newest of either.
-    newest_sent_at: Option<Time>,
+    /// The same of the newest of either, with its end.
+    newest: Option<(Time, u64)>,
     /// Something that was acknowledged by number had been sent more than once.
     retransmitted: bool,
     /// When the last of that was sent again.
@@ -253,7 +253,7 @@ impl Delivery {
     /// The round-trip time of what was sent last: without what the peer's delay adds.
     pub(crate) fn newest_rtt(&self, now: Time) -> Option<Duration> {
         self.rtt(now)?;
-        self.newest_sent_at.map(|at| now.since(at))
+        self.newest.map(|(at, _)| now.since(at))
     }
 }
 
@@ -348,7 +348,7 @@ impl Recovery {
                 By::Sack => &mut delivery.sacked_sent_at,
             };
             *oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-            delivery.newest_sent_at = delivery.newest_sent_at.max(Some(at));
+            delivery.newest = delivery.newest.max(Some((at, sent.end)));
             delivery.found_again |= sent.is_lost();
             if sent.end < delivery.high_before {
                 self.rack.reordering_seen = true;
@@ -519,10 +519,18 @@ impl Recovery {
     }
 
     /// The losses were none (RFC 3522, RFC 3708, RFC 5682).
-    pub(crate) fn undo(&mut self) {
+    pub(crate) fn undo(&mut self, delivery: &Delivery, now: Time) {
         self.board.unmark_lost();
         self.undo = None;
         self.rack.reordering_seen = true;
+        if matches!(self.mode, Mode::Rto { .. }) {
+            // What was sent again for nothing is not what arrived: measured by it, all that was
+            // sent before would be lost once more.
+            self.rack.newest = delivery.newest;
+            self.rack.rtt = delivery
+                .newest
+                .map_or(self.rack.rtt, |(at, _)| now.since(at));
+        }
         self.on_exit();
     }
 }

@@ -134,6 +134,11 @@ impl Scoreboard {
         self.order.is_empty()
     }
 
+    /// Whether there is but one segment, of at most `mss` bytes.
+    pub(crate) fn is_single(&self, mss: u64) -> bool {
+        self.order.len() == 1 && self.head_len() <= mss
+    }
+
     /// When the oldest unacknowledged segment was last sent.
     pub(crate) fn head_sent_at(&self) -> Option<Time> {
         self.order.front().map(|&id| self.at(id).sent_at)

@@ -89,3 +89,36 @@ fn rfc5682_2_1_with_nothing_new_to_send_the_conventional_way_is_gone() {
     s.sent(". 1001:3001(2000)");
     assert_eq!(s.counters().spurious_recoveries, 0);
 }
+
+/// The segment that was sent again for nothing does not say when the others should have come.
+#[test]
+fn rfc5682_3_1_what_a_spurious_timeout_sent_again_makes_nothing_lost_by_its_age() {
+    let mut s = after_timeout("sackOK");
+    s.wait_ms(150);
+    s.acked(3001, "");
+    assert_eq!(s.counters().spurious_recoveries, 1);
+    assert_eq!((s.info().recovery, s.info().lost), ("open", 0));
+    let sent = s.drain();
+    assert!(
+        sent.iter()
+            .all(|sent| sent.text.starts_with(". 11001:") || sent.text.starts_with("P. 11001:")),
+        "{sent:?}"
+    );
+    assert_eq!(s.info().retransmitted, 1000);
+}
+
+/// Linux: `tcp_may_raise_cwnd`.
+#[test]
+fn rfc5681_3_1_after_a_timeout_blocks_alone_open_no_window() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 5000);
+    s.sent("P. 1:5001(5000)");
+    s.wait_ms(200);
+    s.sent("P. 4001:5001(1000)");
+    s.wait_ms(320);
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(120);
+    s.acked(1, "sack 4001:5001");
+    s.silence();
+    s.acked(5001, "");
+}

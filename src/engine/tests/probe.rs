@@ -34,14 +34,16 @@ fn the_first_probe_comes_after_one_rto_and_each_takes_twice_as_long() {
 }
 
 #[test]
-fn f7_a_silent_peer_gets_few_probes_and_then_a_reset() {
+fn f7_a_silent_peer_gets_few_probes_and_then_nothing_more() {
     let mut s = closed(Config::default());
     s.wait(Duration::from_secs(5));
     assert!(s.drain().len() <= 5);
     s.wait(Duration::from_secs(3600));
     let sent = s.drain();
-    assert_eq!(sent.len(), 12, "fifteen probes less four, and a reset");
-    assert!(sent.last().unwrap().text.starts_with("R."));
+    // A reset would not reach it either (Linux: `tcp_probe_timer`).
+    assert_eq!(sent.len(), 11, "fifteen probes less four");
+    let probes = |sent: &super::script::Sent| sent.text.starts_with(". 0:0(0)");
+    assert!(sent.iter().all(probes), "{sent:?}");
     assert_eq!(s.read().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
 

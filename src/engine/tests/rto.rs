@@ -117,3 +117,23 @@ fn rfc8985_6_3_a_timeout_spares_what_was_sent_in_the_last_round_trip() {
     s.silence();
     assert_eq!((s.info().lost, s.info().in_flight), (1000, 2000));
 }
+
+/// Linux: `tcp_clean_rtx_queue`. The head may only be late, like what the block tells of.
+#[test]
+fn rfc6298_5_3_a_block_that_took_longer_than_the_head_is_out_begins_the_timeout_anew() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 12_000);
+    s.sent(". 1:10001(10000)");
+    // A probe with new data, and two timeouts.
+    s.wait_ms(1150);
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 2));
+    s.drain();
+    s.wait_ms(400);
+    s.acked(1, "sack 10001:11001");
+    s.drain();
+    s.wait_ms(1000);
+    s.silence();
+    assert_eq!(s.counters().timeouts, 2);
+    s.wait_ms(1000);
+    assert_eq!(s.counters().timeouts, 3);
+}

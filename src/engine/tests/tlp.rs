@@ -126,3 +126,45 @@ fn rfc8985_7_2_segments_that_acknowledge_nothing_do_not_put_the_probe_off() {
     s.wait_ms(20);
     assert_eq!(s.counters().loss_probes, 1);
 }
+
+#[test]
+fn rfc8985_7_2_two_small_segments_are_not_a_single_one() {
+    let mut s = distant();
+    s.set(|options| options.nodelay = true);
+    s.write(0, 100);
+    s.sent("P. 1:101(100)");
+    s.write(100, 100);
+    s.sent("P. 101:201(100)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 101:201(100)");
+}
+
+#[test]
+fn rfc8985_7_3_the_probe_takes_the_fin_along_with_its_text() {
+    let mut s = distant();
+    s.write(0, 11_500);
+    s.sent(". 1:10001(10000)");
+    s.shutdown();
+    s.wait_ms(100);
+    s.acked(10_001, "");
+    s.sent("FP. 10001:11501(1500)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("FP. 11001:11501(500)");
+}
+
+/// What lies behind the edge would not be taken (Linux: `__tcp_retransmit_skb`).
+#[test]
+fn rfc8985_7_3_nothing_behind_a_window_taken_back_is_probed_for() {
+    let mut s = distant();
+    s.write(0, 4000);
+    s.sent("P. 1:4001(4000)");
+    s.wait_ms(100);
+    s.recv(". 1:1(0) ack 1001 win 500");
+    s.wait_ms(400);
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (0, 0));
+    s.silence();
+    s.wait_ms(400);
+    assert_eq!(s.counters().timeouts, 1);
+    let sent = s.next().expect("the timeout sends the head again");
+    assert!(sent.text.starts_with(". 1001:"), "{sent:?}");
+}
