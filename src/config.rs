@@ -112,7 +112,9 @@ pub struct SocketOptions {
     pub congestion: Congestion,
     /// Upper limit of the MSS announced and used (`TCP_MAXSEG`).
     pub mss: Option<u16>,
-    /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning.
+    /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning. One that is
+    /// to be larger than what buffers grow to must be set before connecting or listening, when the
+    /// window scale is agreed on.
     pub recv_buffer: Option<usize>,
     /// A fixed size for the send buffer in bytes (`SO_SNDBUF`), in place of autotuning.
     pub send_buffer: Option<usize>,
@@ -271,7 +273,8 @@ setters! {
     /// `tcp_rmem[1]`.
     recv_buffer: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
     /// Bytes that the receive buffer of a connection may grow to: 6 MiB, 4 KiB to 1 GiB. It fixes
-    /// the window scale of a connection when it opens. Linux: `tcp_rmem[2]`.
+    /// the window scale of a connection when it opens, unless its buffer is larger already. Linux:
+    /// `tcp_rmem[2]`.
     recv_buffer_max: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
     /// Bytes that a connection's send buffer starts with: 128 KiB, 4 KiB to 1 GiB. Linux:
     /// `tcp_wmem[1]`.
@@ -279,8 +282,8 @@ setters! {
     /// Bytes that the send buffer of a connection may grow to: 6 MiB, 4 KiB to 1 GiB. Linux:
     /// `tcp_wmem[2]`.
     send_buffer_max: usize = |bytes| bytes.clamp(4 << 10, 1 << 30);
-    /// Bytes that all buffers of all connections and UDP sockets may hold together: 1 GiB, 1 MiB at least. Linux:
-    /// `tcp_mem`.
+    /// Bytes that all buffers of all connections and UDP sockets may hold together: 1 GiB, 1 MiB at
+    /// least. Linux: `tcp_mem`, `udp_mem`.
     memory: usize = |bytes| bytes.max(1 << 20);
     /// Bytes of the datagrams that a UDP socket has received and nobody has read, each with 256 bytes
     /// for itself: 212,992, 4 KiB to 1 GiB. What comes when there is no room is dropped. Linux:

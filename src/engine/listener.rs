@@ -21,7 +21,7 @@ use crate::{
         Segment,
         connection::Connection,
         handshake::{HalfOpen, Path, Reaction},
-        negotiated::Negotiated,
+        negotiated::{Negotiated, receive_shift},
     },
     time::Time,
     wire::{
@@ -349,7 +349,14 @@ impl Engine {
         };
         let (local, peer) = (tuple.local(), tuple.peer());
         let path = self.path(tuple);
-        let agreed = Negotiated::new(&seg.header.options, false, path.is_v6, &self.config);
+        let rcv_shift = receive_shift(&options, &self.config);
+        let agreed = Negotiated::new(
+            &seg.header.options,
+            false,
+            path.is_v6,
+            rcv_shift,
+            &self.config,
+        );
         let iss = self
             .keys
             .cookie(local, peer, seg.header.seq, agreed.peer_mss, now);
@@ -411,7 +418,7 @@ impl Engine {
             .timestamps
             .filter(|_| self.config.timestamps);
         let kept = kept.map(|ts| CookieOptions::decode(ts.ecr.wrapping_sub(offset)));
-        let rcv_shift = crate::tcp::negotiated::receive_shift(self.config.recv_buffer_max);
+        let rcv_shift = receive_shift(&listener.link.options(), &self.config);
         let agreed = Negotiated {
             peer_mss: mss,
             shifts: kept.and_then(|kept| kept.shift).map(|snd| (snd, rcv_shift)),

@@ -11,7 +11,7 @@ use crate::{
     tcp::{
         Context, Segment,
         connection::{Connection, Established, TsClock},
-        negotiated::Negotiated,
+        negotiated::{Negotiated, receive_shift},
     },
     time::Time,
     wire::{
@@ -115,7 +115,8 @@ impl HalfOpen {
         // RFC 3168 §6.1.1: both bits ask, in a packet that is not ECN-capable itself; what marks it
         // on its way cannot be trusted (Linux: `tcp_ecn_create_request`).
         let ecn = header.flags.has(Flags::ECE | Flags::CWR) && !seg.ect;
-        let agreed = Negotiated::new(&header.options, ecn, path.is_v6, cx.config);
+        // Our own shift is the listener's, who knows it later too.
+        let agreed = Negotiated::new(&header.options, ecn, path.is_v6, 0, cx.config);
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         Self {
             iss,
@@ -162,9 +163,9 @@ impl HalfOpen {
         })
     }
 
-    fn agreed(&self, config: &Config) -> Negotiated {
+    fn agreed(&self, options: &SocketOptions, config: &Config) -> Negotiated {
         let has = |bit: u8| self.flags & bit != 0;
-        let rcv = crate::tcp::negotiated::receive_shift(config.recv_buffer_max);
+        let rcv = receive_shift(options, config);
         Negotiated {
             peer_mss: self.peer_mss,
             shifts: has(SCALED).then_some((self.shift, rcv)),
@@ -207,7 +208,7 @@ impl HalfOpen {
         config: &Config,
         now: Time,
     ) -> TcpHeader {
-        let agreed = self.agreed(config);
+        let agreed = self.agreed(options, config);
         let flags = Flags::SYN | Flags::ACK | if agreed.ecn { Flags::ECE } else { Flags::NONE };
         let mss = path.announced_mss(options);
         TcpHeader {
@@ -215,12 +216,7 @@ impl HalfOpen {
             ack: Some(self.irs + 1),
             wnd: first_window(options, config),
             flags,
-            options: Negotiated::syn_options(
-                Some(&agreed),
-                mss,
-                self.clock(now).option(now),
-                config,
-            ),
+            options: agreed.syn_options(mss, self.clock(now).option(now)),
             ..TcpHeader::default()
         }
     }
@@ -232,7 +228,7 @@ impl HalfOpen {
         config: &Config,
         now: Time,
     ) -> TcpHeader {
-        let agreed = self.agreed(config);
+        let agreed = self.agreed(options, config);
         let mut header = TcpHeader {
             seq: self.iss + 1,
             ack: Some(self.irs + 1),
@@ -294,7 +290,7 @@ impl HalfOpen {
         Established {
             iss: self.iss,
             irs: self.irs,
-            agreed: self.agreed(cx.config),
+            agreed: self.agreed(options, cx.config),
             ts: self.clock(cx.now),
             wnd: u32::from(self.peer_wnd),
             max_wnd: 0,
@@ -461,7 +457,7 @@ impl Opening {
                 } else {
                     Flags::NONE
                 },
-            options: Negotiated::syn_options(None, mss, ts, cx.config),
+            options: Negotiated::wanted(&self.options, cx.config).syn_options(mss, ts),
             ..TcpHeader::default()
         })
     }
@@ -523,7 +519,13 @@ impl Opening {
         let from = Established {
             iss: self.iss,
             irs: header.seq,
-            agreed: Negotiated::new(&header.options, ecn, self.path.is_v6, cx.config),
+            agreed: Negotiated::new(
+                &header.options,
+                ecn,
+                self.path.is_v6,
+                receive_shift(&self.options, cx.config),
+                cx.config,
+            ),
             ts: self.ts,
             wnd: u32::from(header.wnd),
             max_wnd: u32::from(header.wnd),

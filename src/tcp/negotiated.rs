@@ -1,7 +1,7 @@
 //! What the two SYNs agreed on.
 
 use crate::{
-    config::Config,
+    config::{Config, SocketOptions},
     wire::options::{TcpOptions, Timestamps},
 };
 
@@ -25,8 +25,15 @@ pub(crate) struct Negotiated {
 }
 
 impl Negotiated {
-    /// What `options` of the peer's SYN mean to us, who offer (or offered) what `config` says.
-    pub(crate) fn new(options: &TcpOptions, ecn: bool, is_v6: bool, config: &Config) -> Self {
+    /// What `options` of the peer's SYN mean to us, who offer (or offered) what `config` says, and
+    /// `rcv_shift`.
+    pub(crate) fn new(
+        options: &TcpOptions,
+        ecn: bool,
+        is_v6: bool,
+        rcv_shift: u8,
+        config: &Config,
+    ) -> Self {
         let default_mss = if is_v6 { 1220 } else { 536 };
         Self {
             peer_mss: options
@@ -37,43 +44,47 @@ impl Negotiated {
             shifts: options
                 .window_scale
                 .filter(|_| config.window_scaling)
-                .map(|shift| (shift.min(SHIFT_MAX), receive_shift(config.recv_buffer_max))),
+                .map(|shift| (shift.min(SHIFT_MAX), rcv_shift)),
             sack: options.sack_permitted && config.sack,
             timestamps: options.timestamps.is_some() && config.timestamps,
             ecn,
         }
     }
 
-    /// The options of our SYN, or of a SYN-ACK when this is what the peer's SYN offered.
-    pub(crate) fn syn_options(
-        offer: Option<&Self>,
-        mss: u16,
-        ts: Timestamps,
-        config: &Config,
-    ) -> TcpOptions {
-        let shift = receive_shift(config.recv_buffer_max);
-        let mut options = TcpOptions {
-            mss: Some(mss),
-            ..TcpOptions::default()
-        };
-        match offer {
-            None => {
-                options.sack_permitted = config.sack;
-                options.timestamps = config.timestamps.then_some(ts);
-                options.window_scale = config.window_scaling.then_some(shift);
-            }
-            Some(agreed) => {
-                options.sack_permitted = agreed.sack;
-                options.timestamps = agreed.timestamps.then_some(ts);
-                options.window_scale = agreed.shifts.map(|(_, rcv)| rcv);
-            }
+    /// What our SYN asks for.
+    pub(crate) fn wanted(options: &SocketOptions, config: &Config) -> Self {
+        Self {
+            peer_mss: MSS_MIN,
+            shifts: config
+                .window_scaling
+                .then(|| (0, receive_shift(options, config))),
+            sack: config.sack,
+            timestamps: config.timestamps,
+            ecn: config.ecn,
         }
-        options
+    }
+
+    /// The options of the SYN that asks for this, or of the SYN-ACK that agrees to it.
+    pub(crate) fn syn_options(&self, mss: u16, ts: Timestamps) -> TcpOptions {
+        TcpOptions {
+            mss: Some(mss),
+            sack_permitted: self.sack,
+            timestamps: self.timestamps.then_some(ts),
+            window_scale: self.shifts.map(|(_, rcv)| rcv),
+            ..TcpOptions::default()
+        }
     }
 }
 
+/// The shift that a socket offers: enough for what its receive buffer may grow to, and for what it
+/// is already, or was set to (`SO_RCVBUF`).
+pub(crate) fn receive_shift(options: &SocketOptions, config: &Config) -> u8 {
+    let fixed = options.recv_buffer.unwrap_or(config.recv_buffer);
+    shift_for(fixed.max(config.recv_buffer_max))
+}
+
 /// The smallest shift that lets a window of `max` bytes be advertised.
-pub(crate) fn receive_shift(max: usize) -> u8 {
+fn shift_for(max: usize) -> u8 {
     (0..SHIFT_MAX)
         .find(|shift| 65_535_usize << shift >= max)
         .unwrap_or(SHIFT_MAX)
@@ -91,9 +102,9 @@ mod tests {
             window_scale: Some(255),
             ..TcpOptions::default()
         };
-        let agreed = Negotiated::new(&options, false, false, &config);
+        let agreed = Negotiated::new(&options, false, false, 7, &config);
         assert_eq!((agreed.peer_mss, agreed.shifts), (MSS_MIN, Some((14, 7))));
-        let none = Negotiated::new(&TcpOptions::default(), false, true, &config);
+        let none = Negotiated::new(&TcpOptions::default(), false, true, 7, &config);
         assert_eq!(
             (none.peer_mss, none.shifts, none.sack, none.timestamps),
             (1220, None, false, false)
@@ -102,10 +113,24 @@ mod tests {
 
     #[test]
     fn the_shift_covers_the_largest_buffer() {
-        assert_eq!(receive_shift(65_535), 0);
-        assert_eq!(receive_shift(65_536), 1);
-        assert_eq!(receive_shift(6 << 20), 7);
-        assert_eq!(receive_shift(1 << 30), 14);
-        assert_eq!(receive_shift(usize::MAX), 14);
+        assert_eq!(shift_for(65_535), 0);
+        assert_eq!(shift_for(65_536), 1);
+        assert_eq!(shift_for(6 << 20), 7);
+        assert_eq!(shift_for(1 << 30), 14);
+        assert_eq!(shift_for(usize::MAX), 14);
+    }
+
+    #[test]
+    fn the_shift_covers_a_fixed_buffer_too() {
+        let mut config = Config::default();
+        let mut options = SocketOptions::default();
+        assert_eq!(receive_shift(&options, &config), 7);
+        options.recv_buffer = Some(4 << 10);
+        assert_eq!(receive_shift(&options, &config), 7);
+        options.recv_buffer = Some(64 << 20);
+        assert_eq!(receive_shift(&options, &config), 11);
+        config.recv_buffer(32 << 20);
+        options.recv_buffer = None;
+        assert_eq!(receive_shift(&options, &config), 10);
     }
 }

@@ -10,6 +10,28 @@ fn with_buffer(bytes: usize) -> Script {
     Script::accepted(config)
 }
 
+#[test]
+fn a_fixed_buffer_beyond_what_buffers_grow_to_raises_the_scale_offered() {
+    const FIXED: usize = 64 << 20;
+    let mut config = Config::default();
+    config.options(crate::config::SocketOptions {
+        recv_buffer: Some(FIXED),
+        ..Default::default()
+    });
+    let mut client = Script::new(config.clone());
+    client.connect();
+    client.sent("S 0:0(0) win 65535 <mss 1460,sackOK,TS val 0 ecr 0,wscale 11>");
+    client.recv("S. 0:0(0) ack 1 win 65535 <mss 1000,sackOK,nop,wscale 7>");
+    client.sent(&format!(". 1:1(0) ack 1 win {}", FIXED >> 11));
+    let mut server = Script::listening(config, 16);
+    server.recv("S 0:0(0) win 65535 <mss 1000,sackOK,nop,wscale 7>");
+    server.sent("S. 0:0(0) ack 1 win 65535 <mss 1460,sackOK,nop,wscale 11>");
+    server.recv(". 1:1(0) ack 1 win 65535");
+    server.accept();
+    server.recv("P. 1:1001(1000) ack 1 win 65535");
+    server.sent(&format!(". 1:1(0) ack 1001 win {}", (FIXED - 1000) >> 11));
+}
+
 /// Sends segments of 1000 bytes until our window is closed.
 fn fill(s: &mut Script) -> u32 {
     let mut next = 1;
