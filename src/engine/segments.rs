@@ -49,10 +49,12 @@ impl Engine {
         self.counters.packets_received += 1;
         let ip = match ip::parse(packet.first(), packet.len()) {
             Ok(ip) => ip,
-            Err(reason) => return count(&mut self.counters, reason),
+            Err(reason) => {
+                count(&mut self.counters, reason);
+                return self.report_headers(&packet, now);
+            }
         };
-        // Our own address never comes in from outside (threat: LAND), and loopback neither.
-        if ip::is_martian_source(ip.src) || self.is_ours(ip.src) || self.is_broadcast(ip.src) {
+        if self.is_martian(ip.src) {
             self.counters.drop_martian += 1;
         } else if !self.takes(&ip) {
             self.counters.drop_not_ours += 1;
@@ -61,6 +63,21 @@ impl Engine {
         } else {
             self.on_transport(packet, &ip, now);
         }
+    }
+
+    /// Tells the sender of a packet to us that its headers ask for what we do not know.
+    fn report_headers(&mut self, packet: &Packet, now: Time) {
+        let problem = ip::problem(packet.first(), packet.len());
+        if let Some((ip, problem)) = problem.filter(|(ip, _)| !self.is_martian(ip.src))
+            && self.takes(&ip)
+        {
+            self.report(packet, &ip, icmp::Report::Header(problem), now);
+        }
+    }
+
+    /// Our own address never comes in from outside (threat: LAND), and loopback neither.
+    fn is_martian(&self, src: IpAddr) -> bool {
+        ip::is_martian_source(src) || self.is_ours(src) || self.is_broadcast(src)
     }
 
     /// Whether it means all hosts of one of our networks, which none of them is called.
@@ -97,6 +114,7 @@ impl Engine {
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
                 self.on_icmp(packet, ip, now)
             }
+            (protocol::NONE, IpAddr::V6(_)) => self.counters.drop_protocol += 1,
             _ => {
                 self.counters.drop_protocol += 1;
                 self.report(&packet, ip, icmp::Report::Protocol, now);

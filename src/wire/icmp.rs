@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     Malformed, be16, be32,
-    ip::{self, IpEmit, IpHeader},
+    ip::{self, HeaderProblem, IpEmit, IpHeader},
     protocol,
     tcp::peek_ports,
 };
@@ -45,7 +45,6 @@ const V6_PARAMETER_PROBLEM: u8 = 4;
 const V6_ECHO_REQUEST: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
 const V6_REDIRECT: u8 = 137;
-const V6_CODE_UNRECOGNIZED_NEXT_HEADER: u8 = 1;
 
 /// A message that has been received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +163,8 @@ pub(crate) enum Report {
     Port,
     /// We are not allowed to let it through.
     AdminProhibited,
+    /// Its headers ask for what we do not know. IPv6 only.
+    Header(HeaderProblem),
 }
 
 /// Reads and verifies the message in a received packet.
@@ -370,16 +371,19 @@ pub(crate) fn may_report(packet: &Packet, ip: &IpHeader) -> bool {
 /// [`may_report`] first.
 pub(crate) fn report(packet: &Packet, ip: &IpHeader, report: Report, ttl: u8) -> Packet {
     let mut header = [0; HEADER_LEN];
+    let mut parameter = |problem: HeaderProblem| {
+        header[4..8].copy_from_slice(&(problem.at as u32).to_be_bytes());
+        (V6_PARAMETER_PROBLEM, problem.code)
+    };
     let (kind, code) = match (ip.src, report) {
         (IpAddr::V4(_), Report::Host) => (V4_UNREACHABLE, 1),
         (IpAddr::V4(_), Report::Protocol) => (V4_UNREACHABLE, 2),
         (IpAddr::V4(_), Report::Port) => (V4_UNREACHABLE, 3),
         (IpAddr::V4(_), Report::AdminProhibited) => (V4_UNREACHABLE, 13),
         (IpAddr::V6(_), Report::Host) => (V6_UNREACHABLE, 3),
-        (IpAddr::V6(_), Report::Protocol) => {
-            header[4..8].copy_from_slice(&(ip.protocol_at as u32).to_be_bytes());
-            (V6_PARAMETER_PROBLEM, V6_CODE_UNRECOGNIZED_NEXT_HEADER)
-        }
+        (IpAddr::V4(_), Report::Header(_)) => unreachable!("only IPv6 has such headers"),
+        (IpAddr::V6(_), Report::Protocol) => parameter(HeaderProblem::next_header(ip.protocol_at)),
+        (IpAddr::V6(_), Report::Header(problem)) => parameter(problem),
         (IpAddr::V6(_), Report::Port) => (V6_UNREACHABLE, 4),
         (IpAddr::V6(_), Report::AdminProhibited) => (V6_UNREACHABLE, 1),
     };
@@ -544,6 +548,7 @@ mod tests {
                     Protocol => IcmpErrorKind::Unreachable(Unreachable::Protocol),
                     Port => IcmpErrorKind::Unreachable(Unreachable::Port),
                     AdminProhibited => IcmpErrorKind::Unreachable(Unreachable::AdminProhibited),
+                    Header(_) => IcmpErrorKind::ParameterProblem,
                 };
                 assert_eq!(error.kind, kind);
                 let quote = error.quote;

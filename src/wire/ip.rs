@@ -42,6 +42,32 @@ pub(crate) struct Fragment {
     pub(crate) more: bool,
 }
 
+/// What is wrong with the headers of an IPv6 packet, in the terms of an ICMPv6 parameter problem
+/// (RFC 4443 §3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeaderProblem {
+    pub(super) code: u8,
+    /// Where the byte lies that we cannot do with.
+    pub(super) at: usize,
+}
+
+impl HeaderProblem {
+    /// A type of routing header that we do not know, and have more to do with than to skip it.
+    pub(super) const fn routing_type(at: usize) -> Self {
+        Self { code: 0, at }
+    }
+
+    /// Something follows that we do not know.
+    pub(super) const fn next_header(at: usize) -> Self {
+        Self { code: 1, at }
+    }
+
+    /// An option that we do not know and must not skip.
+    pub(super) const fn option(at: usize) -> Self {
+        Self { code: 2, at }
+    }
+}
+
 /// A header to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IpEmit {
@@ -83,6 +109,15 @@ pub(crate) fn parse(first: &[u8], packet_len: usize) -> Result<IpHeader, Malform
         Some(6) => ipv6::parse(first, packet_len),
         Some(_) => Err(Malformed::Version),
         None => Err(Malformed::Truncated),
+    }
+}
+
+/// The headers of a packet that [`parse`] refuses, if its sender is to be told why.
+pub(crate) fn problem(first: &[u8], packet_len: usize) -> Option<(IpHeader, HeaderProblem)> {
+    let first = &first[..first.len().min(packet_len)];
+    match version(first) {
+        Some(6) => ipv6::problem(first, packet_len),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use super::{
     Malformed, be16, be32,
-    ip::{Fragment, IpEmit, IpHeader},
+    ip::{Fragment, HeaderProblem, IpEmit, IpHeader},
 };
 
 /// Length of a header without extensions.
@@ -19,8 +19,11 @@ const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const OPTION_PAD1: u8 = 0;
-/// Of an option's type: what to do if we do not know it. All clear: skip it.
+/// Of an option's type: what to do if we do not know it. The other two ask for an error, and differ
+/// in what came to a group, which we answer never.
 const OPTION_ACTION: u8 = 0xc0;
+const OPTION_SKIP: u8 = 0;
+const OPTION_DISCARD: u8 = 0x40;
 /// The fragment field: M, and three bits to each side of it that are not the offset.
 const MORE_FRAGMENTS: u16 = 1;
 const OFFSET_MASK: u16 = 0xfff8;
@@ -30,15 +33,31 @@ const OFFSET_MASK: u16 = 0xfff8;
 /// A payload length of zero is what it says, not a jumbogram (RFC 2675): the option that makes it
 /// one lies behind the end then.
 pub(super) fn parse(first: &[u8], packet_len: usize) -> Result<IpHeader, Malformed> {
-    let total_len = total_len(first).ok_or(Malformed::Truncated)?;
-    if total_len > packet_len {
-        return Err(Malformed::Truncated);
-    }
-    read(&first[..first.len().min(total_len)])
+    read(inside(first, packet_len)?)
 }
 
 /// Reads headers that are there in full, and believes what they say of the rest.
 pub(super) fn read(first: &[u8]) -> Result<IpHeader, Malformed> {
+    let (header, refused) = read_all(first)?;
+    refused.map_or(Ok(header), |refused| Err(refused.reason))
+}
+
+/// The headers of a packet that [`parse`] refuses, if its sender is to be told why.
+pub(super) fn problem(first: &[u8], packet_len: usize) -> Option<(IpHeader, HeaderProblem)> {
+    let (header, refused) = read_all(inside(first, packet_len).ok()?).ok()?;
+    Some((header, refused?.problem?))
+}
+
+/// The packet without what is padded to it.
+fn inside(first: &[u8], packet_len: usize) -> Result<&[u8], Malformed> {
+    let total_len = total_len(first).ok_or(Malformed::Truncated)?;
+    if total_len > packet_len {
+        return Err(Malformed::Truncated);
+    }
+    Ok(&first[..first.len().min(total_len)])
+}
+
+fn read_all(first: &[u8]) -> Result<(IpHeader, Option<Refused>), Malformed> {
     let (fixed, _) = first
         .split_first_chunk::<HEADER_LEN>()
         .ok_or(Malformed::Truncated)?;
@@ -48,7 +67,7 @@ pub(super) fn read(first: &[u8]) -> Result<IpHeader, Malformed> {
         octets.copy_from_slice(&fixed[at..at + 16]);
         Ipv6Addr::from(octets)
     };
-    Ok(IpHeader {
+    let header = IpHeader {
         src: address(8).into(),
         dst: address(24).into(),
         protocol: upper.protocol,
@@ -59,7 +78,8 @@ pub(super) fn read(first: &[u8]) -> Result<IpHeader, Malformed> {
         tos: (be16(fixed, 0) >> 4) as u8,
         fragment: upper.fragment,
         dont_fragment: true,
-    })
+    };
+    Ok((header, upper.refused))
 }
 
 fn total_len(first: &[u8]) -> Option<usize> {
@@ -73,15 +93,27 @@ struct Upper {
     protocol_at: usize,
     at: usize,
     fragment: Option<Fragment>,
+    refused: Option<Refused>,
+}
+
+/// Why a packet whose headers can be read is not taken all the same.
+struct Refused {
+    reason: Malformed,
+    /// What its sender is told, if anything.
+    problem: Option<HeaderProblem>,
 }
 
 /// Goes through the extension headers of a packet whose fixed header names `next`.
+///
+/// One that is refused does not end it: an error is never answered with an error, and what the
+/// packet is comes last.
 fn walk(packet: &[u8], next: u8) -> Result<Upper, Malformed> {
     let mut upper = Upper {
         protocol: next,
         protocol_at: 6,
         at: HEADER_LEN,
         fragment: None,
+        refused: None,
     };
     for _ in 0..=EXTENSIONS_MAX {
         let kind = upper.protocol;
@@ -89,7 +121,12 @@ fn walk(packet: &[u8], next: u8) -> Result<Upper, Malformed> {
             return Ok(upper);
         }
         if kind == HOP_BY_HOP && upper.at != HEADER_LEN {
-            return Err(Malformed::ExtensionHeaders);
+            // RFC 8200 §4: as a header that nobody knows.
+            upper.refused.get_or_insert(Refused {
+                reason: Malformed::ExtensionHeaders,
+                problem: Some(HeaderProblem::next_header(upper.protocol_at)),
+            });
+            return Ok(upper);
         }
         let extension = packet.get(upper.at..).unwrap_or_default();
         let (start, _) = extension
@@ -100,17 +137,18 @@ fn walk(packet: &[u8], next: u8) -> Result<Upper, Malformed> {
             _ => (usize::from(start[1]) + 1) * 8,
         };
         let extension = extension.get(..len).ok_or(Malformed::Truncated)?;
+        let refused = match kind {
+            FRAGMENT => None,
+            ROUTING => check_routing(start, upper.at),
+            _ => check_options(extension, upper.at)?,
+        };
         upper = Upper {
             protocol: start[0],
             protocol_at: upper.at,
             at: upper.at + len,
-            fragment: None,
+            fragment: (kind == FRAGMENT).then(|| fragment(start)).flatten(),
+            refused: upper.refused.or(refused),
         };
-        match kind {
-            FRAGMENT => upper.fragment = fragment(start),
-            ROUTING => check_routing(start)?,
-            _ => check_options(&extension[2..])?,
-        }
         if upper.fragment.is_some() {
             return Ok(upper); // What follows may be the middle of something.
         }
@@ -128,28 +166,36 @@ fn fragment(header: &[u8; 8]) -> Option<Fragment> {
 }
 
 /// We forward nothing, so a route must have come to its end (RFC 8200 §4.4).
-fn check_routing(header: &[u8; 8]) -> Result<(), Malformed> {
+fn check_routing(header: &[u8; 8], at: usize) -> Option<Refused> {
     let [_, _, kind, segments_left, ..] = *header;
-    if kind == 0 || segments_left != 0 {
-        return Err(Malformed::RoutingHeader);
-    }
-    Ok(())
+    (kind == 0 || segments_left != 0).then(|| Refused {
+        reason: Malformed::RoutingHeader,
+        problem: (segments_left != 0).then(|| HeaderProblem::routing_type(at + 2)),
+    })
 }
 
-/// We know no option but padding: the others say themselves whether they can be skipped.
-fn check_options(mut area: &[u8]) -> Result<(), Malformed> {
+/// We know no option but padding: the others say themselves whether they can be skipped, and
+/// whether their sender wants to know (RFC 8200 §4.2).
+fn check_options(extension: &[u8], at: usize) -> Result<Option<Refused>, Malformed> {
+    let mut refused = None;
+    let mut area = &extension[2..];
     while let Some((&kind, rest)) = area.split_first() {
         if kind == OPTION_PAD1 {
             area = rest;
             continue;
         }
+        let option_at = at + extension.len() - area.len();
         let (&len, data) = rest.split_first().ok_or(Malformed::Ipv6Option)?;
-        if kind & OPTION_ACTION != 0 {
-            return Err(Malformed::Ipv6Option);
+        if kind & OPTION_ACTION != OPTION_SKIP {
+            refused.get_or_insert(Refused {
+                reason: Malformed::Ipv6Option,
+                problem: (kind & OPTION_ACTION != OPTION_DISCARD)
+                    .then(|| HeaderProblem::option(option_at)),
+            });
         }
         area = data.get(usize::from(len)..).ok_or(Malformed::Ipv6Option)?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Writes a header. Its flow label is zero.

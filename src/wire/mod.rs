@@ -62,6 +62,8 @@ pub(crate) mod protocol {
     pub(crate) const UDP: u8 = 17;
     /// ICMP for IPv6.
     pub(crate) const ICMPV6: u8 = 58;
+    /// Nothing (RFC 8200 §4.7).
+    pub(crate) const NONE: u8 = 59;
 }
 
 /// Two bytes of a header of fixed size.

@@ -229,7 +229,7 @@ fn b10_a_wrong_quote_or_a_greater_mtu_changes_nothing_over_ipv6() {
 }
 
 /// What it answers to this packet.
-fn answers(s: &mut Script, bytes: &[u8]) -> VecDeque<Vec<u8>> {
+pub(super) fn answers(s: &mut Script, bytes: &[u8]) -> VecDeque<Vec<u8>> {
     let mut out = VecDeque::new();
     s.engine.on_packet(raw::packet(bytes), s.now);
     while !s.engine.poll_packet(s.now, 64, &mut out) {}
@@ -253,6 +253,91 @@ fn what_we_do_not_serve_over_ipv6_is_a_parameter_problem_and_not_without_end() {
     }
     assert!((500..1500).contains(&sent), "{sent}");
     assert_eq!(s.counters().limited + sent, 5000);
+}
+
+/// A packet that begins with these extension headers, of which `next` is the first.
+fn begins_with(s: &Script, next: u8, headers: &[u8]) -> Vec<u8> {
+    let segment = raw::Tcp::from_peer(s, raw::SYN, 0).segment();
+    raw::ipv6(
+        raw::v6(s.peer),
+        raw::v6(s.local),
+        next,
+        &[headers, &segment].concat(),
+    )
+}
+
+#[test]
+fn headers_that_we_do_not_know_are_a_parameter_problem_where_the_sender_wants_to_know() {
+    let mut s = new();
+    for (next, headers, code, pointer) in [
+        // RFC 8200 §4.2: the options 0x80 and 0xC0, at once, behind padding, behind another header.
+        (60, &[6, 0, 0x9e, 4, 0, 0, 0, 0][..], 2, 42),
+        (0, &[6, 0, 0xde, 4, 0, 0, 0, 0], 2, 42),
+        (0, &[6, 0, 0xc2, 4, 0, 1, 0, 0], 2, 42),
+        (60, &[6, 0, 0, 1, 0, 0x9e, 1, 0], 2, 45),
+        (
+            0,
+            &[60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 0, 0x80, 3, 0, 0, 0],
+            2,
+            51,
+        ),
+        // Two of them: the first.
+        (60, &[6, 0, 0x80, 0, 0xc1, 2, 0, 0], 2, 42),
+        // §4.4: a type of routing header with a way still to go.
+        (43, &[6, 0, 9, 1, 0, 0, 0, 0], 0, 42),
+        (43, &[6, 0, 0, 1, 0, 0, 0, 0], 0, 42),
+        // §4: a hop-by-hop header where none may be.
+        (60, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0], 1, 40),
+    ] {
+        let packet = begins_with(&s, next, headers);
+        let reports = answers(&mut s, &packet);
+        assert_eq!(reports.len(), 1, "{headers:?}");
+        assert_eq!(reports[0][40..42], [PARAMETER_PROBLEM, code], "{headers:?}");
+        let at = u32::from_be_bytes(reports[0][44..48].try_into().unwrap());
+        assert_eq!(at, pointer, "{headers:?}");
+        assert_eq!(reports[0][48..], packet, "{headers:?}");
+    }
+    assert_eq!(s.counters().drop_malformed_ip, 9);
+}
+
+#[test]
+fn headers_that_we_do_not_know_are_dropped_in_silence_otherwise() {
+    let mut s = new();
+    for (next, headers) in [
+        // 0x40 says so; the one behind it comes too late to be asked.
+        (60, &[6, 0, 0x5e, 4, 0, 0, 0, 0][..]),
+        (60, &[6, 0, 0x40, 0, 0x80, 2, 0, 0]),
+        // An option that ends behind its header, after one that asks for an error.
+        (60, &[6, 0, 0x9e, 0, 1, 7, 0, 0]),
+        // A route of type 0 at its end, and nothing behind the headers.
+        (43, &[6, 0, 0, 0, 0, 0, 0, 0]),
+        (60, &[59, 0, 1, 4, 0, 0, 0, 0]),
+    ] {
+        let packet = begins_with(&s, next, headers);
+        assert!(answers(&mut s, &packet).is_empty(), "{headers:?}");
+    }
+    // What may not be answered at all: groups, somebody else, an error, our own address.
+    let asks = [58, 0, 0x9e, 4, 0, 0, 0, 0, UNREACHABLE, 0, 0, 0, 0, 0, 0, 0];
+    let (peer, local) = (raw::v6(s.peer), raw::v6(s.local));
+    let (group, other) = ("ff02::1".parse().unwrap(), "fd00::99".parse().unwrap());
+    for (src, dst) in [
+        (peer, group),
+        (group, local),
+        (peer, other),
+        (local, local),
+        (peer, local),
+    ] {
+        assert!(answers(&mut s, &raw::ipv6(src, dst, 60, &asks)).is_empty());
+    }
+}
+
+#[test]
+fn reports_of_headers_have_an_end_as_all_errors_have() {
+    let mut s = new();
+    let packet = begins_with(&s, 60, &[6, 0, 0x9e, 4, 0, 0, 0, 0]);
+    let sent: usize = (0..5000).map(|_| answers(&mut s, &packet).len()).sum();
+    assert!((500..1500).contains(&sent), "{sent}");
+    assert_eq!(s.counters().limited as usize + sent, 5000);
 }
 
 #[test]

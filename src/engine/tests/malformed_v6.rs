@@ -2,6 +2,7 @@
 //! connection as it was.
 
 use super::{
+    icmp_v6::answers,
     pair::pattern,
     raw::{self, ACK, FIN, RST, SYN, URG},
     script::Script,
@@ -184,7 +185,8 @@ fn m7_extension_headers_that_lie_or_ask_for_more_are_dropped() {
         (DESTINATION_OPTIONS, &many),
         (DESTINATION_OPTIONS, &no_end),
     ] {
-        s.recv_packet(raw::packet(&behind(&s, next, headers)));
+        let packet = behind(&s, next, headers);
+        answers(&mut s, &packet);
         bad += 1;
         assert_eq!(
             s.counters().drop_malformed_ip,
