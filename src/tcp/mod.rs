@@ -36,8 +36,6 @@ mod rtt;
 mod scoreboard;
 mod send;
 mod state;
-#[cfg(test)]
-mod tests;
 pub(crate) mod time_wait;
 pub(crate) mod timers;
 
