@@ -26,7 +26,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[allow(missing_docs, reason = "the names are the RFC's")]
+#[expect(missing_docs, reason = "the names are the RFC's")]
 pub enum State {
     Listen,
     SynSent,
@@ -201,7 +201,7 @@ pub struct SocketInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "the names are the RFCs'")]
+#[expect(missing_docs, reason = "the names are the RFCs'")]
 pub struct TcpInfo {
     pub state: State,
     pub local: SocketAddr,

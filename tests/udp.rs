@@ -1,6 +1,6 @@
 //! UDP and pings between Linux and a stack, over a TUN device in a network of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     io::{self, ErrorKind},

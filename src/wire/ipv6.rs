@@ -122,7 +122,7 @@ fn walk(packet: &[u8], next: u8) -> Result<Upper, Malformed> {
         }
         if kind == HOP_BY_HOP && upper.at != HEADER_LEN {
             // RFC 8200 §4: as a header that nobody knows.
-            upper.refused.get_or_insert(Refused {
+            upper.refused.get_or_insert_with(|| Refused {
                 reason: Malformed::ExtensionHeaders,
                 problem: Some(HeaderProblem::next_header(upper.protocol_at)),
             });
@@ -187,7 +187,7 @@ fn check_options(extension: &[u8], at: usize) -> Result<Option<Refused>, Malform
         let option_at = at + extension.len() - area.len();
         let (&len, data) = rest.split_first().ok_or(Malformed::Ipv6Option)?;
         if kind & OPTION_ACTION != OPTION_SKIP {
-            refused.get_or_insert(Refused {
+            refused.get_or_insert_with(|| Refused {
                 reason: Malformed::Ipv6Option,
                 problem: (kind & OPTION_ACTION != OPTION_DISCARD)
                     .then(|| HeaderProblem::option(option_at)),

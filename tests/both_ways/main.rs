@@ -1,7 +1,7 @@
 //! One program text, compiled against `tokio::net` and against `synack::net`: what it observes on
 //! Linux's loopback and on ours is the same.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+#![expect(clippy::unwrap_used, reason = "a test may panic anywhere")]
 
 use std::{
     fmt::Debug,

@@ -194,7 +194,7 @@ pub(crate) fn run(command: &str) -> io::Result<()> {
 
 /// Shown when a test hangs.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for Debug")]
+#[expect(dead_code, reason = "for Debug")]
 struct View {
     sockets: Option<Vec<SocketInfo>>,
     counters: Vec<(&'static str, u64)>,

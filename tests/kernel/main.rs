@@ -6,7 +6,7 @@
 //! sockets and counters; `SYNACK_KERNEL_TEST_CAPTURE=file.pcapng` records one test.
 
 #![cfg(all(feature = "tun", target_os = "linux"))]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
 
 mod closed_window;
 mod closing;
