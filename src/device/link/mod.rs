@@ -98,6 +98,58 @@ impl Link {
     }
 }
 
+/// What the builders have in common.
+macro_rules! common_setters {
+    ($mtu_of:literal) => {
+        /// Where all chance comes from. Default zero.
+        pub fn seed(mut self, seed: u64) -> Self {
+            self.seed = seed;
+            self
+        }
+
+        #[doc = concat!("The MTU of ", $mtu_of, ". Default 1500, at most 65,535.")]
+        pub fn mtu(mut self, mtu: usize) -> Self {
+            self.mtu = mtu;
+            self
+        }
+
+        /// Whether super-packets and packets with an unfinished checksum pass as they are.
+        /// Impairments then meet super-packets whole. Default no.
+        pub fn offload(mut self, on: bool) -> Self {
+            self.offload = on;
+            self
+        }
+    };
+}
+
+/// Setters of [`Impairment`] that [`LinkBuilder`] has for both directions.
+macro_rules! for_both {
+    ($($name:ident($($argument:ident: $type:ty),+);)*) => {
+        /// What happens in both directions alike.
+        impl LinkBuilder {
+            $(#[doc = concat!("See [`Impairment::", stringify!($name), "`].")]
+            pub fn $name(self, $($argument: $type),+) -> Self {
+                self.each(|impairment| impairment.$name($($argument),+))
+            })*
+        }
+    };
+}
+
+for_both! {
+    delay(delay: Duration);
+    jitter(jitter: Duration);
+    jitter_reorders(on: bool);
+    rate(bits_per_second: u64);
+    queue(limit: QueueLimit);
+    ecn_mark(threshold: QueueLimit);
+    loss(probability: f64);
+    burst_loss(chain: GilbertElliott);
+    reorder(probability: f64, by: Duration);
+    duplicate(probability: f64);
+    corrupt(probability: f64);
+    path_mtu(bytes: usize);
+}
+
 /// Makes a [`Link`]. What is named like a method of [`Impairment`] is for both directions.
 ///
 /// ```
@@ -123,24 +175,7 @@ pub struct LinkBuilder {
 }
 
 impl LinkBuilder {
-    /// Where all chance comes from. Default zero.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// The MTU of both ends. Default 1500, at most 65,535.
-    pub fn mtu(mut self, mtu: usize) -> Self {
-        self.mtu = mtu;
-        self
-    }
-
-    /// Whether super-packets and packets with an unfinished checksum pass as they are. Impairments
-    /// then meet super-packets whole. Default no.
-    pub fn offload(mut self, on: bool) -> Self {
-        self.offload = on;
-        self
-    }
+    common_setters!("both ends");
 
     /// What happens from the first end to the second.
     pub fn forward(mut self, impairment: Impairment) -> Self {
@@ -157,56 +192,6 @@ impl LinkBuilder {
     /// What happens in both directions.
     pub fn both(self, impairment: Impairment) -> Self {
         self.forward(impairment.clone()).backward(impairment)
-    }
-
-    /// See [`Impairment::delay`].
-    pub fn delay(self, delay: Duration) -> Self {
-        self.each(|i| i.delay(delay))
-    }
-
-    /// See [`Impairment::jitter`].
-    pub fn jitter(self, jitter: Duration) -> Self {
-        self.each(|i| i.jitter(jitter))
-    }
-
-    /// See [`Impairment::rate`].
-    pub fn rate(self, bits_per_second: u64) -> Self {
-        self.each(|i| i.rate(bits_per_second))
-    }
-
-    /// See [`Impairment::queue`].
-    pub fn queue(self, limit: QueueLimit) -> Self {
-        self.each(|i| i.queue(limit))
-    }
-
-    /// See [`Impairment::ecn_mark`].
-    pub fn ecn_mark(self, threshold: QueueLimit) -> Self {
-        self.each(|i| i.ecn_mark(threshold))
-    }
-
-    /// See [`Impairment::loss`].
-    pub fn loss(self, probability: f64) -> Self {
-        self.each(|i| i.loss(probability))
-    }
-
-    /// See [`Impairment::burst_loss`].
-    pub fn burst_loss(self, chain: GilbertElliott) -> Self {
-        self.each(|i| i.burst_loss(chain))
-    }
-
-    /// See [`Impairment::reorder`].
-    pub fn reorder(self, probability: f64, by: Duration) -> Self {
-        self.each(|i| i.reorder(probability, by))
-    }
-
-    /// See [`Impairment::duplicate`].
-    pub fn duplicate(self, probability: f64) -> Self {
-        self.each(|i| i.duplicate(probability))
-    }
-
-    /// See [`Impairment::corrupt`].
-    pub fn corrupt(self, probability: f64) -> Self {
-        self.each(|i| i.corrupt(probability))
     }
 
     /// Looks at each packet before it is sent, and decides. It may use a [`LinkControl`].
@@ -325,23 +310,7 @@ pub struct SwitchBuilder {
 }
 
 impl SwitchBuilder {
-    /// Where all chance comes from. Default zero.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// The MTU of all ports. Default 1500, at most 65,535.
-    pub fn mtu(mut self, mtu: usize) -> Self {
-        self.mtu = mtu;
-        self
-    }
-
-    /// See [`LinkBuilder::offload`].
-    pub fn offload(mut self, on: bool) -> Self {
-        self.offload = on;
-        self
-    }
+    common_setters!("all ports");
 
     /// Adds a port for these destinations; the longest prefix wins. The impairment is that of the
     /// path to it.
