@@ -3,6 +3,7 @@
 mod basics;
 mod close;
 mod crossed;
+mod damaged;
 mod datagrams;
 mod delayed_ack;
 mod dsack;
