@@ -61,7 +61,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         applies: |tokens| tokens[0].text == "unsafe",
-        places: &["device/netns.rs", "device/rtnetlink.rs", "device/tun.rs"],
+        places: &[
+            "device/netns.rs",
+            "device/reader.rs",
+            "device/rtnetlink.rs",
+            "device/tun.rs",
+        ],
         what: "`unsafe`",
     },
 ];

@@ -9,7 +9,10 @@ pub mod link;
 pub mod netns;
 mod offload;
 #[cfg(all(feature = "tun", target_os = "linux"))]
+mod reader;
+#[cfg(all(feature = "tun", target_os = "linux"))]
 mod rtnetlink;
+mod run;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 mod tun;
 

@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Capabilities, Device,
     headers::{
-        ACK, CWR, ECE, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, get_u16, get_u32,
-        put_u16,
+        CWR, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, get_u16, get_u32, put_u16,
     },
+    run::Run,
 };
 use crate::{
     checksum::{Sum, sum, sum_packet},
@@ -353,9 +353,9 @@ impl Buffer {
 #[derive(Debug, Default)]
 struct Merger {
     /// Flows that the next segment may continue.
-    open: VecDeque<Run>,
+    open: VecDeque<Chain>,
     /// Runs of more than one segment that nothing can continue.
-    closed: Vec<Run>,
+    closed: Vec<Chain>,
     /// One for each packet of the batch.
     links: Vec<Link>,
 }
@@ -369,16 +369,13 @@ struct Link {
     merged: bool,
 }
 
-/// Segments that follow each other and differ in nothing that matters.
+/// A run, and where it is in the batch.
 #[derive(Debug)]
-struct Run {
+struct Chain {
     flow: [u8; 36],
     first: usize,
     last: usize,
-    tcp: Tcp,
-    gso_size: usize,
-    total_len: usize,
-    next_seq: u32,
+    run: Run,
 }
 
 impl Merger {
@@ -397,8 +394,8 @@ impl Merger {
         if self.closed.is_empty() {
             return;
         }
-        for run in self.closed.drain(..) {
-            packets[run.first] = build(&run, packets, &self.links, buffer);
+        for chain in self.closed.drain(..) {
+            packets[chain.first] = build(&chain, packets, &self.links, buffer);
         }
         let mut links = self.links.iter();
         packets.retain(|_| links.next().is_none_or(|link| !link.merged));
@@ -407,62 +404,49 @@ impl Merger {
     /// Lets a segment continue the run of its flow, or begin one, or end it.
     fn add(&mut self, packets: &mut [Packet], index: usize, tcp: Tcp) {
         let flow = flow_of(packets[index].first(), tcp.ip);
-        let at = self.open.iter().position(|run| run.flow == flow);
-        if !is_mergeable(&mut packets[index], tcp) {
+        let at = self.open.iter().position(|chain| chain.flow == flow);
+        let Some(run) = begin(&mut packets[index], tcp) else {
             if let Some(at) = at {
                 self.close(at);
             }
             return;
-        }
-        let header = &packets[index].first()[..tcp.header_len];
-        let flags = header[tcp.ip.header_len + 13];
-        let len = tcp.payload_len();
-        let seq = get_u32(header, tcp.ip.header_len + 4);
-        let mut ends = flags & (FIN | PSH) != 0;
+        };
         if let Some(at) = at {
-            let run = &mut self.open[at];
-            let continues = run.next_seq == seq
-                && len <= run.gso_size
-                && run.total_len + len <= PACKET_MAX
-                && flags & CWR == 0
-                && is_alike(packets[run.first].first(), header, tcp);
+            let chain = &mut self.open[at];
+            let (first, header) = (packets[chain.first].first(), packets[index].first());
+            let continues = chain.run.push(first, header, &run);
             if continues {
-                self.links[run.last].next = Some(index);
+                self.links[chain.last].next = Some(index);
                 self.links[index].merged = true;
-                run.last = index;
-                run.total_len += len;
-                run.next_seq = seq.wrapping_add(len as u32);
-                ends |= len < run.gso_size;
+                chain.last = index;
             }
-            if ends || !continues {
+            // What ends a run need not be part of it.
+            if !continues || chain.run.has_ended() {
                 self.close(at);
             }
             if continues {
                 return;
             }
         }
-        if ends {
+        if run.has_ended() {
             return;
         }
         if self.open.len() == FLOWS_MAX {
             self.close(0);
         }
-        self.open.push_back(Run {
+        self.open.push_back(Chain {
             flow,
             first: index,
             last: index,
-            tcp,
-            gso_size: len,
-            total_len: tcp.ip.total_len,
-            next_seq: seq.wrapping_add(len as u32),
+            run,
         });
     }
 
     fn close(&mut self, at: usize) {
-        if let Some(run) = self.open.remove(at)
-            && run.first != run.last
+        if let Some(chain) = self.open.remove(at)
+            && chain.first != chain.last
         {
-            self.closed.push(run);
+            self.closed.push(chain);
         }
     }
 }
@@ -479,51 +463,28 @@ fn flow_of(header: &[u8], ip: Ip) -> [u8; 36] {
     flow
 }
 
-/// Whether a packet may be part of a run at all: plain data, and undamaged.
-fn is_mergeable(packet: &mut Packet, tcp: Tcp) -> bool {
-    let header = packet.first();
-    let at = tcp.ip.header_len;
-    let flags = header[at + 13];
-    let plain = packet.meta.gso_size == 0
-        && tcp.payload_len() > 0
-        && flags & ACK != 0
-        && flags & !(ACK | PSH | FIN | ECE | CWR) == 0
-        && (tcp.ip.v6 || at == 20);
-    if !plain || (!tcp.ip.v6 && !sum(&header[..20]).is_valid()) {
-        return false;
+/// A run of one, if the packet may be part of one and is undamaged.
+fn begin(packet: &mut Packet, tcp: Tcp) -> Option<Run> {
+    if packet.meta.gso_size > 0 {
+        return None;
     }
+    let run = Run::begin(packet.first(), tcp)?;
     if packet.meta.checksum == Checksum::Complete {
-        let pseudo = tcp.ip.pseudo_header(header, tcp.ip.total_len - at);
+        let at = tcp.ip.header_len;
+        let pseudo = tcp.ip.pseudo_header(packet.first(), tcp.ip.total_len - at);
         if !sum_packet(packet, at..tcp.ip.total_len, pseudo).is_valid() {
-            return false;
+            return None;
         }
         packet.meta.checksum = Checksum::Verified;
     }
-    true
-}
-
-/// Whether the headers of two segments of one flow are the same but for lengths, sequence number,
-/// checksums, IPv4 ID, and the flags that may differ within a super-packet.
-fn is_alike(a: &[u8], b: &[u8], tcp: Tcp) -> bool {
-    let at = tcp.ip.header_len;
-    let flags = !(CWR | FIN | PSH);
-    let ip_alike = if tcp.ip.v6 {
-        a[..4] == b[..4] && a[7] == b[7] // Version, traffic class, flow label; hop limit.
-    } else {
-        a[..2] == b[..2] && a[6..9] == b[6..9] // Version, length, TOS; fragmentation, TTL.
-    };
-    ip_alike
-        && a[at + 8..at + 13] == b[at + 8..at + 13] // Acknowledgement, data offset.
-        && a[at + 13] & flags == b[at + 13] & flags
-        && a[at + 14..at + 16] == b[at + 14..at + 16] // Window.
-        && a.get(at + 20..tcp.header_len) == b.get(at + 20..tcp.header_len) // Options.
+    Some(run)
 }
 
 /// The super-packet that a run is, with the headers of its first segment.
-fn build(run: &Run, packets: &[Packet], links: &[Link], buffer: &mut Buffer) -> Packet {
-    let Tcp { ip, header_len } = run.tcp;
-    buffer.reserve(run.total_len);
-    let mut index = run.first;
+fn build(chain: &Chain, packets: &[Packet], links: &[Link], buffer: &mut Buffer) -> Packet {
+    let Tcp { ip, header_len } = chain.run.tcp();
+    buffer.reserve(chain.run.total_len());
+    let mut index = chain.first;
     let (mut from, mut to) = (0, ip.total_len);
     loop {
         packets[index]
@@ -536,14 +497,8 @@ fn build(run: &Run, packets: &[Packet], links: &[Link], buffer: &mut Buffer) -> 
         from = header_len;
         to = Tcp::of(&packets[index]).map_or(from, |tcp| tcp.ip.total_len);
     }
-    let flags = packets[run.last].first()[ip.header_len + 13];
-    let header = &mut buffer.block[..header_len];
-    header[ip.header_len + 13] |= flags & (FIN | PSH);
-    ip.set_total_len(header, run.total_len);
-    buffer.finish(Meta {
-        checksum: Checksum::Verified,
-        gso_size: run.gso_size as u16,
-    })
+    let meta = chain.run.finish(&mut buffer.block);
+    buffer.finish(meta)
 }
 
 #[cfg(test)]
@@ -554,6 +509,7 @@ mod tests {
     use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
     use super::*;
+    use crate::device::headers::{ACK, ECE};
 
     const MTU: usize = 1500;
 
@@ -624,6 +580,34 @@ mod tests {
         let result = offload.poll_recv(cx, &mut merged, usize::MAX);
         assert!(matches!(result, Poll::Ready(Ok(count)) if count == merged.len()));
         merged
+    }
+
+    /// What a TUN device without offload makes of packets that come one after the other.
+    #[cfg(all(feature = "tun", target_os = "linux"))]
+    fn read(packets: &[Packet]) -> Vec<Packet> {
+        use std::os::{fd::AsRawFd, unix::net::UnixDatagram};
+
+        use crate::device::reader::Reader;
+
+        let (kernel, device) = UnixDatagram::pair().unwrap();
+        device.set_nonblocking(true).unwrap();
+        let mut reader = Reader::new(false, MTU);
+        let mut merged = Vec::new();
+        for packet in packets {
+            kernel.send(&packet.to_vec()).unwrap();
+            reader.read(device.as_raw_fd(), &mut merged).unwrap();
+        }
+        let error = reader.read(device.as_raw_fd(), &mut merged).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        reader.flush(&mut merged);
+        assert_eq!(reader.drops(), 0);
+        merged
+    }
+
+    /// Elsewhere there is none.
+    #[cfg(not(all(feature = "tun", target_os = "linux")))]
+    fn read(packets: &[Packet]) -> Vec<Packet> {
+        merge(packets.iter().cloned())
     }
 
     /// What a test says of a segment; all else is as in any other.
@@ -758,15 +742,16 @@ mod tests {
                     spec.flags & if is_last { PSH | FIN } else { 0 }
                 );
             }
-            let merged = merge(segments);
-            assert_eq!(merged.len(), 1);
-            let bytes = merged[0].first();
-            assert_eq!(bytes[headers.len()..], payload);
-            let at = if spec.v6 { 40 } else { 20 };
-            assert_eq!(bytes[..at + 16], headers[..at + 16]);
-            if len > gso_size {
-                assert_eq!(usize::from(merged[0].meta.gso_size), gso_size);
-                assert_eq!(merged[0].meta.checksum, Checksum::Verified);
+            for merged in [read(&segments), merge(segments)] {
+                assert_eq!(merged.len(), 1);
+                let bytes = merged[0].first();
+                assert_eq!(bytes[headers.len()..], payload);
+                let at = if spec.v6 { 40 } else { 20 };
+                assert_eq!(bytes[..at + 16], headers[..at + 16]);
+                if len > gso_size {
+                    assert_eq!(usize::from(merged[0].meta.gso_size), gso_size);
+                    assert_eq!(merged[0].meta.checksum, Checksum::Verified);
+                }
             }
         }
     }
@@ -790,12 +775,15 @@ mod tests {
             }
             flows
         };
-        let mut merges = 0;
+        let (mut merges, mut reads) = (0, 0);
         for _ in 0..200 {
             let mut next_seq = [0_u32; 12];
             let mut packets = Vec::new();
+            let mut flow = 0;
             for _ in 0..rng.random_range(1..120) {
-                let flow = rng.random_range(0..12).min(rng.random_range(0..12));
+                if rng.random_bool(0.3) {
+                    flow = rng.random_range(0..12).min(rng.random_range(0..12));
+                }
                 let len = [0, 1, 99, 100, 100, 100, 100, 100, 101][rng.random_range(0..9)];
                 let flags = match rng.random_range(0..20) {
                     0 => PSH,
@@ -834,8 +822,11 @@ mod tests {
                 *packet = split([packet.clone()], &mut StdRng::seed_from_u64(0)).remove(0);
             });
             assert_eq!(by_flow(&split(merged, rng)), by_flow(&whole));
+            let read = read(&whole);
+            reads += whole.len() - read.len();
+            assert_eq!(by_flow(&split(read, rng)), by_flow(&whole));
         }
-        assert!(merges > 1000, "{merges}");
+        assert!(merges > 1000 && reads > 100, "{merges}, {reads}");
     }
 
     #[test]
@@ -859,7 +850,10 @@ mod tests {
                 let checksum = total.combine(sum(&bytes[20..])).finish();
                 put_u16(&mut bytes, 36, checksum);
             }
-            merge([first, Packet::received(bytes.into(), Meta::default())]).len()
+            let packets = [first, Packet::received(bytes.into(), Meta::default())];
+            let merged = merge(packets.clone()).len();
+            assert_eq!(read(&packets).len(), merged);
+            merged
         };
         assert_eq!(pair(&|_| {}, true), 1);
         assert_eq!(pair(&|bytes| bytes[4] ^= 9, true), 1, "IPv4 ID");

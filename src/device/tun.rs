@@ -6,7 +6,6 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, IoSlice},
-    mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     sync::Arc,
@@ -16,7 +15,6 @@ use std::{
 };
 
 use ::tun::AbstractDevice;
-use bytes::BytesMut;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use tokio::io::{
@@ -28,12 +26,10 @@ use super::{
     Capabilities, Device,
     headers::{CWR, Ip, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM},
     netns::NetNs,
+    reader::Reader,
     rtnetlink::RtNetlink,
 };
-use crate::{
-    packet::{Checksum, Meta, PACKET_MAX, Packet},
-    pool::Pool,
-};
+use crate::packet::{Checksum, Meta, PACKET_MAX, Packet};
 
 /// What an MTU can be: the least that IPv4 allows, the most that its length field can say.
 const MTU_MIN: usize = 68;
@@ -46,11 +42,6 @@ const TX_QUEUE_LEN: u32 = 5000;
 /// How long, and how often, we wait for the kernel to take an address into use.
 const ADDRESS_WAIT: Duration = Duration::from_millis(1);
 const ADDRESS_WAITS: u32 = 1000;
-
-/// Memory is taken in blocks of this size: the largest packet, and some small ones.
-const BLOCK: usize = (64 + 4) << 10;
-/// Blocks kept for use again: enough for the largest window of one connection.
-const BLOCKS_MAX: usize = 128;
 
 /// Packets up to this length are written from one buffer: cheaper than a second slice.
 const SMALL: usize = 640;
@@ -66,7 +57,7 @@ const MTU_PERIOD: u32 = 256;
 const RECV_BYTES: usize = 512 << 10;
 
 /// Length of the virtio-net header in front of each packet.
-const VNET_HEADER: usize = 10;
+pub(super) const VNET_HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
@@ -108,8 +99,8 @@ struct Port {
     /// Each packet has a virtio-net header in front.
     vnet_header: bool,
     offload: bool,
-    pool: Pool,
-    block: BytesMut,
+    reader: Reader,
+    /// Packets that could not be written.
     drops: u64,
 }
 
@@ -156,45 +147,24 @@ impl Port {
         Fd(self.device.as_raw_fd())
     }
 
-    /// Room that a read must offer so that no packet is cut off.
-    fn room(&self) -> usize {
-        let packet = if self.offload { PACKET_MAX } else { self.mtu };
-        VNET_HEADER + packet + 1 // One more, so that one that is cut off shows.
+    /// The longest packet that the kernel gives.
+    const fn packet_max(&self) -> usize {
+        if self.offload { PACKET_MAX } else { self.mtu }
     }
 
-    /// Reads one packet, or drops it: `None`.
-    fn read(&mut self) -> io::Result<Option<Packet>> {
-        if self.block.capacity() < self.room() {
-            let used = mem::replace(&mut self.block, self.pool.take());
-            self.pool.put(used);
+    /// Reads one packet, which may take more calls to be given.
+    fn read(&mut self, packets: &mut Vec<Packet>) -> io::Result<()> {
+        let result = self.reader.read(self.fd().0, packets);
+        if self.reader.take_cut_off() {
+            self.update_mtu(); // Somebody has set a larger one.
         }
-        let room = self.block.capacity();
-        let len = match read(self.fd(), &mut self.block) {
-            // The kernel could not express the packet, and has thrown it away.
-            Err(error) if is_about_one_packet(&error) => return Ok(None),
-            result => result?,
-        };
-        let mut packet = self.block.split();
-        if len == room {
-            self.update_mtu(); // It was cut off: somebody has set a larger MTU.
-            return Ok(None);
-        }
-        if !self.vnet_header {
-            return Ok(Some(Packet::received(packet.freeze(), Meta::default())));
-        }
-        let Some((header, rest)) = packet.split_first_chunk::<VNET_HEADER>() else {
-            return Ok(None);
-        };
-        let Some(meta) = parse_vnet(header, rest) else {
-            return Ok(None);
-        };
-        let _ = packet.split_to(VNET_HEADER);
-        Ok(Some(Packet::received(packet.freeze(), meta)))
+        result
     }
 
     fn update_mtu(&mut self) {
         if let Ok(mtu) = self.device.mtu() {
             self.mtu = usize::from(mtu);
+            self.reader.set_packet_max(self.packet_max());
         }
     }
 
@@ -261,24 +231,6 @@ impl Readiness {
     }
 }
 
-/// Reads into what is free of `block` and returns the number of bytes.
-fn read(fd: Fd, block: &mut BytesMut) -> io::Result<usize> {
-    loop {
-        let spare = block.spare_capacity_mut();
-        // SAFETY: `spare` may be written to in its whole length.
-        let len = unsafe { libc::read(fd.0, spare.as_mut_ptr().cast(), spare.len()) };
-        if let Ok(len) = usize::try_from(len) {
-            // SAFETY: the kernel has written `len` bytes behind the old length.
-            unsafe { block.set_len(block.len() + len) };
-            return Ok(len);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
 /// Writes one packet, which the kernel takes whole or not at all.
 fn write(fd: Fd, slices: &[IoSlice<'_>]) -> io::Result<()> {
     loop {
@@ -297,7 +249,7 @@ fn write(fd: Fd, slices: &[IoSlice<'_>]) -> io::Result<()> {
 
 /// Whether an error says something of the packet or the moment, and not of the device. An interface
 /// that is down refuses packets with EIO.
-fn is_about_one_packet(error: &io::Error) -> bool {
+pub(super) fn is_about_one_packet(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::EBADF | libc::EBADFD | libc::ENODEV | libc::ENXIO) | None
@@ -338,24 +290,24 @@ impl Device for Tun {
             };
             let mut bytes = 0;
             for _ in 0..max {
-                match self.port.read() {
-                    Ok(Some(packet)) => {
-                        bytes += packet.len();
-                        packets.push(packet);
+                let before = packets.len();
+                match self.port.read(packets) {
+                    Ok(()) => {
+                        bytes += packets[before..].iter().map(Packet::len).sum::<usize>();
                         if bytes >= RECV_BYTES {
                             break;
                         }
                     }
-                    Ok(None) => self.port.drops += 1,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         guard.clear_ready();
                         break;
                     }
                     // What was read before it is given first; the error comes again.
-                    Err(_) if packets.len() > start => break,
+                    Err(_) if packets.len() > start || self.port.reader.has_run() => break,
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             }
+            self.port.reader.flush(packets);
         }
         Poll::Ready(Ok(packets.len() - start))
     }
@@ -392,7 +344,7 @@ impl Device for Tun {
     }
 
     fn drops(&self) -> u64 {
-        self.port.drops
+        self.port.drops + self.port.reader.drops()
     }
 }
 
@@ -413,14 +365,14 @@ impl fmt::Debug for Tun {
             .field("name", &self.name)
             .field("mtu", &self.port.mtu)
             .field("offload", &self.port.offload)
-            .field("drops", &self.port.drops)
+            .field("drops", &self.drops())
             .finish_non_exhaustive()
     }
 }
 
 /// What a received packet's virtio-net header says, as far as the packet itself bears it out.
 /// `None` if the two contradict each other.
-fn parse_vnet(header: &[u8; VNET_HEADER], packet: &[u8]) -> Option<Meta> {
+pub(super) fn parse_vnet(header: &[u8; VNET_HEADER], packet: &[u8]) -> Option<Meta> {
     // The length of the headers, at offset 2, is a hint that nobody needs.
     let [
         flags,
@@ -653,14 +605,12 @@ impl TunBuilder {
         let name = device.tun_name()?;
         self.configure(&name, device.tun_index()? as u32)
             .map_err(|error| explain(error, &name))?;
-        let mut pool = Pool::new(BLOCK, BLOCKS_MAX);
         let mut port = Port {
             device,
             mtu: self.mtu.unwrap_or(1500),
             vnet_header,
             offload,
-            block: pool.take(),
-            pool,
+            reader: Reader::new(vnet_header, PACKET_MAX),
             drops: 0,
         };
         port.update_mtu();
