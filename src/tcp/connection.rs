@@ -29,6 +29,9 @@ use crate::{
 /// What the peer's segments are taken to hold before any has come (Linux: `tcp_initialize_rcv_mss`).
 const RCV_MSS_INITIAL: u16 = 536;
 
+/// The receive buffer grows no more often.
+const TUNING_MIN: Duration = Duration::from_millis(1);
+
 /// A connection in ESTABLISHED or a later state.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -450,6 +453,9 @@ impl Connection {
             return;
         }
         let round = self.rtt.srtt().unwrap_or(Duration::from_millis(100));
+        // The ticks of timestamps are as fine as Linux measures it: a faster sender is not held back
+        // by the window then, and sends when it writes, not when we acknowledge.
+        let round = round.max(TUNING_MIN);
         if now.since(self.rcv.tuning.since) < round {
             return;
         }

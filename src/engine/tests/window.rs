@@ -83,6 +83,25 @@ fn edge_moves_right(mut s: Script, shift: u32) {
 }
 
 #[test]
+fn the_window_holds_what_is_read_in_a_millisecond_however_short_the_path() {
+    let mut s = Script::accepted(Config::default());
+    let mut next = 1;
+    for _ in 0..500 {
+        s.recv(&format!(
+            ". {next}:{}(14480) ack 1 win 65535",
+            next + 14_480
+        ));
+        next += 14_480;
+        assert_eq!(s.read().unwrap().len(), 14_480);
+        s.wait(std::time::Duration::from_micros(20));
+        s.drain();
+    }
+    // 724 KB a millisecond, while in a round trip next to nothing is read.
+    let window = s.info().rcv_wnd;
+    assert!(window > 2 * 724_000, "{window}");
+}
+
+#[test]
 fn single_bytes_do_not_keep_a_scaled_window_open() {
     let mut config = Config::default();
     config.recv_buffer(4096);
