@@ -5,7 +5,7 @@ use std::{
     fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
 };
@@ -54,6 +54,14 @@ pub(crate) struct Doorbell {
     blocks: Mutex<Blocks>,
     budget: Budget,
     options: Mutex<Vec<Arc<SocketOptions>>>,
+    /// The thread on which the reactor looked last, as [`this_thread`] names it.
+    reactor_thread: AtomicUsize,
+}
+
+/// A number that no other living thread has, and that is never zero.
+fn this_thread() -> usize {
+    thread_local!(static PLACE: u8 = const { 0 });
+    PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +80,14 @@ impl Doorbell {
             blocks: Mutex::new(Blocks::new()),
             budget: Budget::new(),
             options: Mutex::default(),
+            reactor_thread: AtomicUsize::new(0),
         })
+    }
+
+    /// Whether the reactor ran on the calling thread when it ran last: it is then likely to have to
+    /// wait until the caller yields.
+    pub(super) fn is_reactor_here(&self) -> bool {
+        self.reactor_thread.load(Ordering::Relaxed) == this_thread()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -119,6 +134,7 @@ impl Doorbell {
         rung: &mut Vec<ConnId>,
         commands: &mut VecDeque<Command>,
     ) {
+        self.reactor_thread.store(this_thread(), Ordering::Relaxed);
         let mut inner = self.lock();
         inner.take(rung, commands);
         let known = inner.reactor.as_ref();

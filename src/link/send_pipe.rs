@@ -23,6 +23,10 @@ const KEEP_MIN: usize = 4 << 10;
 /// No more than this is copied under the lock at one time.
 const COPY_MAX: usize = 64 << 10;
 
+/// A writer that shares its thread with the reactor lets it send after so many bytes: they are in a
+/// cache then, and the blocks they lie in are soon free to be used again.
+const AHEAD_MAX: usize = 128 << 10;
+
 /// What is free of a block is given up when it is less than this and the write needs more.
 const REST_MIN: usize = 4 << 10;
 
@@ -48,6 +52,8 @@ struct Inner {
     queued: usize,
     /// There was enough room, and no write has found none since.
     ready: bool,
+    /// A write was ended by [`AHEAD_MAX`]: the next goes on when the engine has taken it.
+    ahead: bool,
     connected: bool,
     shutdown: bool,
     failed: bool,
@@ -82,6 +88,7 @@ impl SendPipe {
             events: 0,
             queued: 0,
             ready: false,
+            ahead: false,
             connected: false,
             shutdown: false,
             failed: false,
@@ -99,7 +106,7 @@ impl SendPipe {
     ///
     /// Best called when something can be sent: what waits here lies in one piece, however small the
     /// writes were.
-    pub(crate) fn take(&self, queue: &mut Rope) -> bool {
+    pub(crate) fn take(&self, queue: &mut Rope, wakes: &mut Wakes) -> bool {
         let mut inner = self.lock();
         let Some(stock) = inner.stock.as_mut().filter(|stock| stock.len() > 0) else {
             return false;
@@ -108,6 +115,8 @@ impl SendPipe {
         if !stock.tail.is_empty() {
             queue.push(stock.tail.split().freeze());
         }
+        inner.ahead = false;
+        inner.check_room(wakes, &self.bell);
         true
     }
 
@@ -230,7 +239,8 @@ impl SendPipe {
         let mut source = Source { bufs, at: 0 };
         let mut written = 0;
         loop {
-            let (mut inner, room) = match self.check(total == 0, written > 0, wait) {
+            let room = |inner: &Inner| inner.room_to_copy(&self.bell);
+            let (mut inner, room) = match self.check(total == 0, written > 0, wait, room) {
                 Ok(checked) => checked,
                 Err(_) if written > 0 => return Write::Some(written),
                 Err(nothing) => return nothing,
@@ -240,7 +250,8 @@ impl SendPipe {
             inner.queued += n;
             written += n;
             inner.recharge(&self.bell);
-            let full = inner.queued >= inner.allowed(&self.bell);
+            let full = inner.room_to_copy(&self.bell) == 0;
+            inner.ahead = full && inner.room(&self.bell) > 0;
             if full && clears && written < total {
                 inner.ready = false;
             }
@@ -261,9 +272,10 @@ impl SendPipe {
         nothing: bool,
         more: bool,
         wait: Wait<'_>,
+        room: impl FnOnce(&Inner) -> usize,
     ) -> Result<(MutexGuard<'_, Inner>, usize), Write> {
         let mut inner = self.lock();
-        let room = inner.allowed(&self.bell).saturating_sub(inner.queued);
+        let room = room(&inner);
         if inner.is_over() {
             Err(Write::Closed)
         } else if nothing {
@@ -272,6 +284,7 @@ impl SendPipe {
             Ok((inner, room))
         } else {
             inner.ready = false;
+            inner.ahead |= room == 0 && inner.room(&self.bell) > 0;
             let displaced = inner.waiters.wait(wait);
             drop(inner);
             drop(displaced);
@@ -281,7 +294,8 @@ impl SendPipe {
 
     /// Takes a part off the front of `chunk`, without a copy if it is large.
     pub(super) fn write_chunk(&self, chunk: &mut Bytes, wait: Wait<'_>) -> Write {
-        let (mut inner, room) = match self.check(chunk.is_empty(), false, wait) {
+        let room = |inner: &Inner| inner.room(&self.bell);
+        let (mut inner, room) = match self.check(chunk.is_empty(), false, wait, room) {
             Ok(checked) => checked,
             Err(nothing) => return nothing,
         };
@@ -368,7 +382,7 @@ impl Drop for SendPipe {
 
 impl Inner {
     fn is_taken(&self) -> bool {
-        self.stock.as_ref().is_none_or(|stock| stock.len() == 0)
+        self.untaken() == 0
     }
 
     fn is_over(&self) -> bool {
@@ -379,7 +393,27 @@ impl Inner {
     /// moves.
     fn has_room(&self, bell: &Doorbell) -> bool {
         let capacity = self.allowed(bell);
-        capacity.saturating_sub(self.queued) >= (capacity / 3).max(1)
+        capacity.saturating_sub(self.queued) >= (capacity / 3).max(1) && !self.ahead
+    }
+
+    /// Bytes that may be added.
+    fn room(&self, bell: &Doorbell) -> usize {
+        self.allowed(bell).saturating_sub(self.queued)
+    }
+
+    /// The same for bytes that are to be copied.
+    fn room_to_copy(&self, bell: &Doorbell) -> usize {
+        let room = self.room(bell);
+        if bell.is_reactor_here() {
+            room.min(AHEAD_MAX.saturating_sub(self.untaken()))
+        } else {
+            room
+        }
+    }
+
+    /// Bytes that the engine has not taken.
+    fn untaken(&self) -> usize {
+        self.stock.as_ref().map_or(0, |stock| stock.len())
     }
 
     fn check_room(&mut self, wakes: &mut Wakes, bell: &Doorbell) {
@@ -482,6 +516,8 @@ fn clamp(capacity: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::VecDeque, task::Context};
+
     use super::*;
 
     fn pipe(capacity: usize) -> SendPipe {
@@ -503,7 +539,7 @@ mod tests {
 
     fn take(pipe: &SendPipe) -> Vec<Bytes> {
         let mut queue = Rope::new();
-        pipe.take(&mut queue);
+        pipe.take(&mut queue, &mut Wakes::new());
         std::iter::from_fn(|| queue.pop_front()).collect()
     }
 
@@ -519,7 +555,7 @@ mod tests {
     #[test]
     fn what_was_written_since_is_taken_in_one_piece() {
         let pipe = pipe(1000);
-        assert!(!pipe.take(&mut Rope::new()));
+        assert!(!pipe.take(&mut Rope::new(), &mut Wakes::new()));
         write(&pipe, b"ab");
         write(&pipe, b"cd");
         assert_eq!(take(&pipe), ["abcd"]);
@@ -543,6 +579,30 @@ mod tests {
         pipe.set_capacity(1350, &mut wakes);
         assert_eq!((wakes.len(), pipe.capacity()), (1, 1350));
         assert_eq!(write(&pipe, b"x"), Write::Some(1));
+    }
+
+    #[test]
+    fn a_writer_on_the_reactors_thread_lets_it_send_what_is_in_a_cache() {
+        let pipe = pipe(1 << 20);
+        let cx = Context::from_waker(Waker::noop());
+        pipe.bell
+            .take_rung(&cx, &mut Vec::new(), &mut VecDeque::new());
+        let data = [0; 200_000];
+        assert_eq!(write(&pipe, &data), Write::Some(AHEAD_MAX));
+        assert_eq!(write(&pipe, b"x"), Write::Full);
+        pipe.clear_ready_since(pipe.tick());
+        assert!(pipe.ready().is_empty(), "a writer that polls must not spin");
+        assert_eq!(release(&pipe, 0), 0, "there is room, but not yet");
+        let mut wakes = Wakes::new();
+        pipe.take(&mut Rope::new(), &mut wakes);
+        assert_eq!((wakes.len(), pipe.ready()), (1, Ready::WRITABLE));
+        assert_eq!(write(&pipe, &data), Write::Some(AHEAD_MAX));
+        // Another thread has nothing to wait for.
+        let elsewhere = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write(&pipe, &data));
+            writer.join().expect("it writes")
+        });
+        assert_eq!(elsewhere, Write::Some(200_000));
     }
 
     #[test]

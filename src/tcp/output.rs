@@ -50,7 +50,7 @@ impl Connection {
             State::TimeWait => return self.bare_ack(cx),
             _ => {}
         }
-        self.pull();
+        self.pull(cx);
         self.data(cx)
             .or_else(|| self.window_probe(cx))
             .or_else(|| self.keepalive_probe(cx))
