@@ -439,8 +439,9 @@ impl Connection {
             flags = flags | Flags::FIN;
         }
         let len = range.end - range.start;
-        // MUST-61: what empties the queue is pushed.
-        if len > 0 && range.end >= self.snd.data_end() {
+        // MUST-61: what empties the queue is pushed; and as Linux does, what ends a super-segment,
+        // for a peer that gathers segments (GRO) to hand them on.
+        if len > mss || len > 0 && range.end >= self.snd.data_end() {
             flags = flags | Flags::PSH;
         }
         let fresh = range.start >= self.snd.nxt;

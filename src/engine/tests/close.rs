@@ -292,7 +292,7 @@ fn a_timed_linger_sends_on_in_the_background_when_its_time_is_over() {
     let mut s = Script::accepted_with(lingering(Duration::from_secs(2)), "mss 1000", 1000);
     s.write(0, 3000);
     s.close();
-    s.sent(". 1:1001(1000) ack 1");
+    s.sent("P. 1:1001(1000) ack 1");
     s.recv(". 1:1(0) ack 1001 win 0");
     s.wait_ms(10_000);
     assert!(s.drain().iter().all(|sent| sent.payload.is_empty()));

@@ -21,7 +21,7 @@ fn full_segments_go_out_behind_a_small_one_and_the_rest_waits() {
     s.write(0, 10);
     s.sent("P. 1:11(10) ack 1");
     s.write(10, 2500);
-    assert_eq!(s.sent(". 11:2011(2000) ack 1").gso_size, 1000);
+    assert_eq!(s.sent("P. 11:2011(2000) ack 1").gso_size, 1000);
     s.silence();
     s.recv(". 1:1(0) ack 11 win 65535");
     s.sent("P. 2011:2511(500) ack 1");
@@ -93,7 +93,7 @@ fn a_cork_holds_back_all_but_full_segments_until_it_is_drawn() {
     s.write(0, 10);
     s.silence();
     s.write(10, 2000);
-    s.sent(". 1:2001(2000) ack 1");
+    s.sent("P. 1:2001(2000) ack 1");
     s.silence();
     s.recv(". 1:1(0) ack 2001 win 65535");
     s.silence();

@@ -101,7 +101,7 @@ fn b14_a_thousand_forged_duplicates_free_no_more_than_a_flight() {
 fn b14_with_sack_duplicates_without_a_block_free_nothing() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     for _ in 0..1000 {
         s.acked(1, "");
     }
@@ -113,7 +113,7 @@ fn b14_with_sack_duplicates_without_a_block_free_nothing() {
 fn b13_division_of_acknowledgements_gains_nothing() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     for ack in 2..=1001 {
         s.acked(ack, "");
     }
@@ -126,7 +126,7 @@ fn b13_division_of_acknowledgements_gains_nothing() {
 fn b12_acknowledgements_of_what_was_never_sent_open_no_window() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 40_000);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     for beyond in [1, 65_536, 1 << 20, 1 << 30] {
         s.acked(10_001 + beyond, "");
     }

@@ -86,7 +86,7 @@ fn probes_are_answered_while_our_own_window_is_closed() {
     let mut config = Config::default();
     config.recv_buffer(4096).recv_buffer_max(4096);
     let mut s = closed(config);
-    s.recv(". 1:4097(4096) ack 1 win 0");
+    s.recv("P. 1:4097(4096) ack 1 win 0");
     s.wait_ms(100);
     s.drain();
     s.wait_ms(1000);
@@ -221,7 +221,7 @@ fn shld15_after_the_window_shrank_nothing_new_goes_beyond_its_edge() {
     s.write(2000, 3000);
     s.silence();
     s.recv(". 1:1(0) ack 2001 win 2500");
-    s.sent(". 2001:4001(2000) ack 1");
+    s.sent("P. 2001:4001(2000) ack 1");
     s.silence();
 }
 

@@ -8,14 +8,25 @@ fn must61_the_segment_that_empties_the_queue_is_pushed() {
     let mut s = Script::accepted(Config::default());
     s.write(0, 100);
     s.sent("P. 1:101(100) ack 1");
-    s.recv(". 1:1(0) ack 101 win 65535");
-    s.write(100, 14_000);
-    // Ten segments fit the initial window and eleven what it has become; more is queued.
+    // A window of a segment lets out what does not empty it.
+    let mut s = Script::accepted_with(Config::default(), "mss 1000", 1000);
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.recv(". 1:1(0) ack 1 win 1000");
+    s.write(0, 1500);
     let first = s.next().unwrap();
     assert!(!first.header.flags.has(Flags::PSH), "{}", first.text);
-    let end = 101 + first.payload.len();
-    s.recv(&format!(". 1:1(0) ack {end} win 65535"));
-    s.sent(&format!("P. {end}:14101({}) ack 1", 14_101 - end));
+    s.recv(". 1:1(0) ack 1001 win 1000");
+    s.sent("P. 1001:1501(500) ack 1");
+}
+
+#[test]
+fn what_goes_out_as_one_burst_is_pushed_at_its_end() {
+    // As Linux does: who gathers segments hands them on.
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 14_000);
+    assert_eq!(s.sent("P. 1:10001(10000) ack 1").gso_size, 1000);
+    s.recv(". 1:1(0) ack 2001 win 65535");
+    s.sent("P. 10001:14001(4000) ack 1");
 }
 
 #[test]

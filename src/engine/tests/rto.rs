@@ -123,7 +123,7 @@ fn rfc8985_6_3_a_timeout_spares_what_was_sent_in_the_last_round_trip() {
 fn rfc6298_5_3_a_block_that_took_longer_than_the_head_is_out_begins_the_timeout_anew() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 12_000);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     // A probe with new data, and two timeouts.
     s.wait_ms(1150);
     assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 2));

@@ -24,7 +24,7 @@ fn rfc6675_5_holes_are_filled_from_the_first_and_before_new_data() {
         .iter()
         .map(|sent| sent.text[..12].to_string())
         .collect();
-    assert_eq!(sent, [". 2001:3001(", ". 4001:5001(", ". 10001:1200"]);
+    assert_eq!(sent, [". 2001:3001(", ". 4001:5001(", "P. 10001:120"]);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn rfc6675_4_pipe_counts_neither_what_was_sacked_nor_what_was_lost() {
     let mut s = ten_segments();
     s.acked(1, "sack 4001:7001");
     // 8 to 10 and two retransmissions are in flight, as ssthresh lets them; 3 and 4 are lost.
-    s.sent(". 1:2001(2000)");
+    s.sent("P. 1:2001(2000)");
     assert_eq!((s.windows().2, s.info().lost), (5000, 2000));
 }
 

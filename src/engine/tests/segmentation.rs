@@ -94,7 +94,7 @@ fn many_small_writes_become_full_segments() {
 fn a_peer_with_a_window_of_less_than_two_segments_gets_smaller_ones() {
     let mut s = Script::accepted_with(Config::default(), "mss 1460,sackOK", 2000);
     s.write(0, 5000);
-    assert_eq!(s.sent(". 1:2001(2000) ack 1").gso_size, 1000);
+    assert_eq!(s.sent("P. 1:2001(2000) ack 1").gso_size, 1000);
     s.recv(". 1:1(0) ack 2001 win 4000");
     let sent = s.next().unwrap();
     assert!(

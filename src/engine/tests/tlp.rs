@@ -45,7 +45,7 @@ fn rfc8985_7_2_for_a_single_segment_the_probe_takes_the_place_of_the_timeout() {
 fn rfc8985_7_3_new_data_makes_the_better_probe() {
     let mut s = distant();
     s.write(0, 12_000);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     assert_eq!(s.wait_for_timer(), Some(200 * MS));
     s.sent(". 10001:11001(1000)");
     s.silence();
@@ -143,7 +143,7 @@ fn rfc8985_7_2_two_small_segments_are_not_a_single_one() {
 fn rfc8985_7_3_the_probe_takes_the_fin_along_with_its_text() {
     let mut s = distant();
     s.write(0, 11_500);
-    s.sent(". 1:10001(10000)");
+    s.sent("P. 1:10001(10000)");
     s.shutdown();
     s.wait_ms(100);
     s.acked(10_001, "");
