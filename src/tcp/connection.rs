@@ -81,6 +81,8 @@ pub(crate) struct Connection {
 pub(super) struct Pending {
     /// The pipe may have more than we took.
     pub(super) pull: bool,
+    /// What is queued goes out without waiting to become a full segment.
+    pub(super) push: bool,
     /// A tail loss probe is due.
     pub(super) loss_probe: bool,
     /// A zero-window probe is due.
@@ -303,6 +305,11 @@ impl Connection {
         }
         if old.keepalive != options.keepalive {
             self.restart_keepalive(cx.now);
+        }
+        if options.nodelay && !old.nodelay {
+            // It lets out what waits now, even behind a cork (Linux: `TCP_NODELAY`).
+            self.pull(cx);
+            self.pending.push = self.snd.unsent() > 0;
         }
         if old.quickack != options.quickack || old == options {
             // Set again it counts again: what we answer has us delay acknowledgements meanwhile.

@@ -381,7 +381,9 @@ impl Connection {
         let tail = unsent % mss;
         let fin = self.snd.fin.is_some();
         let small_in_flight = self.snd.small_end > self.snd.una;
-        let held = !fin && (self.options.cork || !self.options.nodelay && small_in_flight);
+        let held = !fin
+            && !self.pending.push
+            && (self.options.cork || !self.options.nodelay && small_in_flight);
         match (tail > 0 && held, unsent - tail) {
             (false, _) => Some(unsent),
             (true, 0) => None,
@@ -416,6 +418,7 @@ impl Connection {
         if len % mss > 0 {
             self.snd.small_end = self.snd.nxt;
         }
+        self.pending.push &= self.snd.unsent() > 0;
         self.cc
             .on_sent(taken as u32, flight.min(u64::from(u32::MAX)) as u32, now);
         if self.snd.unsent() == 0 && self.allowance() >= mss {

@@ -102,6 +102,28 @@ fn a_cork_holds_back_all_but_full_segments_until_it_is_drawn() {
 }
 
 #[test]
+fn nodelay_lets_out_what_waits_behind_a_cork_and_the_cork_stays() {
+    // tcp(7): TCP_NODELAY flushes what is pending, even with TCP_CORK set.
+    let mut s = Script::accepted(Config::default());
+    s.set(|options| options.cork = true);
+    s.write(0, 40);
+    s.write(40, 40);
+    s.silence();
+    s.set(|options| options.nodelay = true);
+    s.sent("P. 1:81(80) ack 1");
+    s.recv(". 1:1(0) ack 81 win 65535");
+    s.write(80, 40);
+    s.silence();
+    // With nothing queued there is nothing that it would let out later.
+    s.set(|options| options.cork = false);
+    s.sent("P. 81:121(40) ack 1");
+    s.set(|options| (options.cork, options.nodelay) = (true, false));
+    s.set(|options| options.nodelay = true);
+    s.write(120, 40);
+    s.silence();
+}
+
+#[test]
 fn a_cork_holds_for_200_milliseconds_at_most() {
     let mut s = Script::accepted(Config::default());
     s.set(|options| options.cork = true);
