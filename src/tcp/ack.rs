@@ -35,6 +35,8 @@ struct Outcome {
     dsack: Option<(u64, u64)>,
     /// RecoverFS of RFC 9937, if recovery begins here: what was in flight before.
     recover_flight: u64,
+    /// Bytes that duplicates had told of, before.
+    dup_acked: u64,
     /// Bytes marked as lost so far, before.
     lost_before: u64,
 }
@@ -89,6 +91,7 @@ impl Connection {
         let mut delivery =
             Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt(), echo);
         let recover_flight = flight - self.recovery.board.sacked();
+        let dup_acked = self.recovery.dup_acked;
         let lost_before = self.recovery.lost_total;
         let mut board = std::mem::take(&mut self.recovery.board);
         let recovery = &mut self.recovery;
@@ -133,6 +136,7 @@ impl Connection {
             duplicate,
             dsack,
             recover_flight,
+            dup_acked,
             lost_before,
         }
     }
@@ -413,8 +417,13 @@ impl Connection {
         if round_start {
             self.round_end = self.snd.nxt;
         }
+        // What brought duplicates was delivered then; of the rest a segment at least is news (Linux:
+        // `tcp_remove_reno_sacks`).
+        let news = (outcome.delivery.bytes)
+            .saturating_sub(outcome.dup_acked)
+            .max(u64::from(self.snd.mss).min(outcome.delivery.bytes));
         let ack = Ack {
-            delivered: saturate(outcome.delivery.bytes),
+            delivered: saturate(news),
             flight_size: saturate(outcome.flight),
             in_flight: saturate(self.recovery.in_flight()),
             lost: saturate(lost),

@@ -30,6 +30,19 @@ fn rfc3042_2_the_first_two_duplicates_let_out_new_data_each() {
 }
 
 #[test]
+fn what_brought_duplicates_grows_the_window_once() {
+    // Linux: of three segments that an acknowledgement covers after two duplicates, one is news.
+    let mut s = ten_segments();
+    s.acked(1, "");
+    s.acked(1, "");
+    s.drain();
+    s.acked(3001, "");
+    assert_eq!((s.windows().0, s.info().recovery), (11_000, "open"));
+    s.acked(5001, "");
+    assert_eq!(s.windows().0, 13_000);
+}
+
+#[test]
 fn rfc6582_3_2_a_partial_acknowledgement_shows_the_next_hole() {
     let mut s = ten_segments();
     for _ in 0..3 {
