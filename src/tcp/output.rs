@@ -296,10 +296,12 @@ impl Connection {
         if self.recovery.board.lost() > 0 && !finds_out {
             return None;
         }
-        self.restart_after_idle(cx);
+        let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
+        if window > 0 {
+            self.restart_after_idle(cx);
+        }
         self.retry_path_mtu(cx.now);
         let mss = self.current_mss();
-        let window = self.snd.right_edge().saturating_sub(self.snd.nxt);
         let Some(len) = self.sendable(unsent, window, mss, cx.now) else {
             self.watch_window(cx.now);
             return None;
