@@ -148,8 +148,13 @@ impl Connection {
         if allowance < mss.min(lost.end - lost.start) && !alone {
             return None;
         }
-        // A window that the peer took back leaves one segment to try (MAY-7).
-        let window = self.snd.right_edge().saturating_sub(lost.start).max(mss);
+        let window = match self.snd.right_edge().saturating_sub(lost.start) {
+            // A window that the peer took back leaves one segment to try (MAY-7), the first: no
+            // other could be taken before it.
+            0 if lost.start == self.snd.una => mss,
+            0 => return None,
+            room => room,
+        };
         let max = allowance.max(mss).min(window).min(self.burst_limit(mss));
         let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
         let segment = self.data_segment(range, mss, cx);
@@ -258,7 +263,10 @@ impl Connection {
         let start = last.end - tail;
         if start >= self.snd.right_edge() && start > self.snd.una {
             // The peer took back the window that it was in, and would not take it. The timeout is
-            // left, which no second probe may put off.
+            // left, which no second probe may put off, nor this one has: it counts from the head.
+            let head = self.recovery.board.head_sent_at().unwrap_or(cx.now);
+            let at = self.rto_at(head).max(cx.now);
+            self.timers.start(Timer::Retransmit, at);
             self.recovery.probe = Some(Probe {
                 end: self.snd.nxt,
                 retransmitted: false,
