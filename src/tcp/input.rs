@@ -416,6 +416,8 @@ impl Connection {
         self.rcv.nxt += 1;
         self.rcv.adv = self.rcv.adv.max(self.rcv.nxt);
         self.forget_out_of_order();
+        // Nothing is told any more of what came twice before it (Linux: `tcp_fin`).
+        self.rcv.dsack.clear();
         self.rcv.ack.now = true;
         self.link.recv.finish(cx.wakes);
         self.transition(Event::FinReceived);

@@ -124,3 +124,15 @@ fn rfc2883_4_what_was_held_and_comes_again_in_its_turn_is_reported() {
     s.recv(". 1001:1101(100) ack 1 win 65535");
     s.sent(". 1:1(0) ack 1101 <>");
 }
+
+#[test]
+fn the_fin_that_comes_with_a_duplicate_is_acknowledged_without_a_block() {
+    let mut s = receiver();
+    s.recv(". 1:1001(1000) ack 1 win 65535");
+    s.drain();
+    s.recv("F. 1:1001(1000) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1002 <>");
+    // The FIN itself twice is a duplicate as any other.
+    s.recv("F. 1001:1001(0) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1002 <sack 1001:1002>");
+}
