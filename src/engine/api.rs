@@ -61,16 +61,9 @@ impl Engine {
     pub fn connect(&mut self, peer: SocketAddr, now: Instant) -> io::Result<ConnId> {
         let now = self.at(now);
         let options = self.config.options;
-        let (recv, send) = self.buffer_sizes(&options);
         let local = super::unspecified(peer.ip());
-        let link = Arc::new(StreamLink::new(
-            Arc::clone(&self.bell),
-            local,
-            peer,
-            options,
-            recv,
-            send,
-        ));
+        let bell = Arc::clone(&self.bell);
+        let link = StreamLink::sized(bell, local, peer, options, &self.config);
         match self.open(Arc::clone(&link), None, peer, now) {
             Some(id) => Ok(id),
             None => Err(link.take_error().unwrap_or_else(no_such_id)),

@@ -265,15 +265,8 @@ impl Engine {
         let backlog = Arc::clone(backlog);
         let options = backlog.options();
         let (local, peer) = seen_by(backlog.local(), tuple);
-        let (recv, send) = self.buffer_sizes(&options);
-        let link = Arc::new(StreamLink::new(
-            Arc::clone(&self.bell),
-            local,
-            peer,
-            options,
-            recv,
-            send,
-        ));
+        let bell = Arc::clone(&self.bell);
+        let link = StreamLink::sized(bell, local, peer, options, &self.config);
         let path = self.path(tuple);
         let cx = context!(self, now);
         let from = half.established(&options, path, &cx);
@@ -440,13 +433,6 @@ impl Engine {
             mtu: self.mtu as u32,
             is_v6: tuple.local().is_ipv6(),
         }
-    }
-
-    pub(super) fn buffer_sizes(&self, options: &crate::config::SocketOptions) -> (usize, usize) {
-        (
-            options.recv_buffer.unwrap_or(self.config.recv_buffer),
-            options.send_buffer.unwrap_or(self.config.send_buffer),
-        )
     }
 }
 

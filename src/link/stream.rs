@@ -21,7 +21,10 @@ use super::{
     send_pipe::{Opening, SendPipe, Write},
     waiters::{Key, Ready, Wait},
 };
-use crate::{config::SocketOptions, error::Failure};
+use crate::{
+    config::{Config, SocketOptions},
+    error::Failure,
+};
 
 /// What the handles of one stream share with the engine: two pipes, a button, and a few values.
 #[derive(Debug)]
@@ -90,6 +93,19 @@ impl StreamLink {
             closed: AtomicBool::new(false),
             closing: AtomicU8::new(0),
         }
+    }
+
+    /// The same with buffers of the sizes that the options or the configuration say.
+    pub(crate) fn sized(
+        bell: Arc<Doorbell>,
+        local: SocketAddr,
+        peer: SocketAddr,
+        options: SocketOptions,
+        config: &Config,
+    ) -> Arc<Self> {
+        let recv = options.recv_buffer.unwrap_or(config.recv_buffer);
+        let send = options.send_buffer.unwrap_or(config.send_buffer);
+        Arc::new(Self::new(bell, local, peer, options, recv, send))
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {

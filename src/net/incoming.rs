@@ -6,7 +6,6 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -137,16 +136,8 @@ impl Incoming {
         let Some(stack) = self.stack.take() else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let options = stack.default_options();
-        let config = stack.config();
-        let link = Arc::new(StreamLink::new(
-            stack.doorbell().clone(),
-            self.local,
-            self.peer,
-            options,
-            options.recv_buffer.unwrap_or(config.recv_buffer),
-            options.send_buffer.unwrap_or(config.send_buffer),
-        ));
+        let (bell, options) = (stack.doorbell().clone(), stack.default_options());
+        let link = StreamLink::sized(bell, self.local, self.peer, options, stack.config());
         let stream = TcpStream::new(link.clone(), stack);
         stream
             .stack

@@ -86,17 +86,8 @@ impl TcpStream {
             let text = "a loopback address reaches only the stack itself";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let config = stack.config();
-        let recv_buffer = options.recv_buffer.unwrap_or(config.recv_buffer);
-        let send_buffer = options.send_buffer.unwrap_or(config.send_buffer);
-        let link = Arc::new(StreamLink::new(
-            stack.doorbell().clone(),
-            local,
-            peer,
-            options,
-            recv_buffer,
-            send_buffer,
-        ));
+        let bell = stack.doorbell().clone();
+        let link = StreamLink::sized(bell, local, peer, options, stack.config());
         // From here on, dropping the future closes the stream.
         let stream = Self::new(link.clone(), stack.clone());
         stack.send(Command::Connect { link, bound, peer })?;
