@@ -18,6 +18,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::{Handle, RuntimeFlavor},
     sync::watch,
     time::{self, Sleep},
 };
@@ -127,6 +128,8 @@ pub(crate) struct Reactor<D: Device> {
     cause: Option<Cause>,
     /// In its place for ever, so that arming it allocates nothing; `None` while there is no deadline.
     timer: Pin<Box<Option<Sleep>>>,
+    /// Whether the runtime has one thread only; `None` before the first poll.
+    single_threaded: Option<bool>,
     /// The task that the timer wakes.
     timer_waker: Option<Waker>,
     device: Offload<D>,
@@ -169,6 +172,7 @@ impl<D: Device> Reactor<D> {
             cause: None,
             timer: Box::pin(None),
             timer_waker: None,
+            single_threaded: None,
             device,
             announcement: Announcement {
                 status: status.clone(),
@@ -371,6 +375,11 @@ impl<D: Device> Reactor<D> {
     }
 }
 
+fn is_single_threaded() -> bool {
+    Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
+}
+
 /// Nothing is pinned to its place but the timer, which is in a box.
 impl<D: Device> Unpin for Reactor<D> {}
 
@@ -382,6 +391,9 @@ impl<D: Device> Future for Reactor<D> {
         if mtu != self.mtu && self.mtus.contains(&mtu) {
             self.mtu = mtu;
             self.engine.set_mtu(mtu);
+        }
+        if *self.single_threaded.get_or_insert_with(is_single_threaded) {
+            self.doorbell.set_reactor_thread();
         }
         let mut received = 0;
         for _ in 0..TURNS {

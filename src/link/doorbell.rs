@@ -54,7 +54,7 @@ pub(crate) struct Doorbell {
     blocks: Mutex<Blocks>,
     budget: Budget,
     options: Mutex<Vec<Arc<SocketOptions>>>,
-    /// The thread on which the reactor looked last, as [`this_thread`] names it.
+    /// The only thread of the reactor's runtime, as [`this_thread`] names it; else zero.
     reactor_thread: AtomicUsize,
 }
 
@@ -84,8 +84,12 @@ impl Doorbell {
         })
     }
 
-    /// Whether the reactor ran on the calling thread when it ran last: it is then likely to have to
-    /// wait until the caller yields.
+    /// [reactor] Nothing else of the runtime runs while this thread does something.
+    pub(crate) fn set_reactor_thread(&self) {
+        self.reactor_thread.store(this_thread(), Ordering::Relaxed);
+    }
+
+    /// Whether the reactor has to wait until the caller yields.
     pub(super) fn is_reactor_here(&self) -> bool {
         self.reactor_thread.load(Ordering::Relaxed) == this_thread()
     }
@@ -134,7 +138,6 @@ impl Doorbell {
         rung: &mut Vec<ConnId>,
         commands: &mut VecDeque<Command>,
     ) {
-        self.reactor_thread.store(this_thread(), Ordering::Relaxed);
         let mut inner = self.lock();
         inner.take(rung, commands);
         let known = inner.reactor.as_ref();

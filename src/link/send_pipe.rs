@@ -23,8 +23,9 @@ const KEEP_MIN: usize = 4 << 10;
 /// No more than this is copied under the lock at one time.
 const COPY_MAX: usize = 64 << 10;
 
-/// A writer that shares its thread with the reactor lets it send after so many bytes: they are in a
-/// cache then, and the blocks they lie in are soon free to be used again.
+/// A writer that has a single thread in common with the reactor lets it send after so many bytes:
+/// they are in a cache then, and the blocks they lie in are soon free to be used again. With more
+/// threads the two would chase each other from processor to processor.
 const AHEAD_MAX: usize = 128 << 10;
 
 /// What is free of a block is given up when it is less than this and the write needs more.
@@ -516,8 +517,6 @@ fn clamp(capacity: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, task::Context};
-
     use super::*;
 
     fn pipe(capacity: usize) -> SendPipe {
@@ -584,9 +583,7 @@ mod tests {
     #[test]
     fn a_writer_on_the_reactors_thread_lets_it_send_what_is_in_a_cache() {
         let pipe = pipe(1 << 20);
-        let cx = Context::from_waker(Waker::noop());
-        pipe.bell
-            .take_rung(&cx, &mut Vec::new(), &mut VecDeque::new());
+        pipe.bell.set_reactor_thread();
         let data = [0; 200_000];
         assert_eq!(write(&pipe, &data), Write::Some(AHEAD_MAX));
         assert_eq!(write(&pipe, b"x"), Write::Full);
