@@ -343,6 +343,8 @@ counters! {
     spurious_recoveries,
     /// Tail loss probes sent.
     loss_probes,
+    /// Times that pacing held back what the window would have let out.
+    paced,
     /// Connections ended by a time limit.
     timed_out,
     /// Dropped: no IP packet, or lengths that contradict each other.

@@ -17,6 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod alarm;
+
+use alarm::Alarm;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::watch,
@@ -51,6 +54,10 @@ const BYTES: usize = 256 << 10;
 /// How much too early the timer may be. Almost every packet moves the next deadline back a little,
 /// and to move the timer as well costs more than to look once in vain.
 const TIMER_SLACK: Duration = Duration::from_millis(250);
+
+/// A wait for pacing that is shorter than this is too short for the runtime's timer, whose ticks are
+/// of a millisecond.
+const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 /// Why a stack ended.
 #[derive(Clone, Debug)]
@@ -132,6 +139,10 @@ pub(crate) struct Reactor<D: Device> {
     single_threaded: Option<bool>,
     /// The task that the timer wakes.
     timer_waker: Option<Waker>,
+    /// Together with the timer, where pacing holds something back.
+    alarm: Alarm,
+    /// How often it had, when that was last looked at.
+    paced: u64,
     device: Offload<D>,
     /// Dropped last: whoever waits for the end finds the device gone.
     announcement: Announcement,
@@ -173,6 +184,8 @@ impl<D: Device> Reactor<D> {
             timer: Box::pin(None),
             timer_waker: None,
             single_threaded: None,
+            alarm: Alarm::default(),
+            paced: 0,
             device,
             announcement: Announcement {
                 status: status.clone(),
@@ -318,6 +331,10 @@ impl<D: Device> Reactor<D> {
         };
         if at <= now {
             return Poll::Ready(());
+        }
+        let paced = self.engine.counters().paced;
+        if std::mem::replace(&mut self.paced, paced) != paced && at - now < SHORT_WAIT {
+            self.alarm.set(at, cx.waker());
         }
         if self.is_armed_for(at, now, cx.waker()) {
             return Poll::Pending;

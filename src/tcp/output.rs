@@ -64,7 +64,7 @@ impl Connection {
         }
         let nothing =
             self.recovery.board.lost() == 0 && self.snd.unsent() == 0 && !self.snd.fin_unsent();
-        if nothing || !self.pacing_allows(cx.now) {
+        if nothing || !self.pacing_allows(cx) {
             return None;
         }
         self.retransmission(cx).or_else(|| self.new_data(cx))

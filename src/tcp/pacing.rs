@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use crate::{
-    tcp::{connection::Connection, output::SUPER_SEGMENT_MAX, timers::Timer},
+    tcp::{Context, connection::Connection, output::SUPER_SEGMENT_MAX, timers::Timer},
     time::Time,
 };
 
-/// How much lateness of the clock is made up for by sending more at a time.
-const LATENESS: Duration = Duration::from_millis(2);
+/// How much lateness of the clock is made up for by sending more at a time: a tick of the runtime's.
+const LATENESS: Duration = Duration::from_millis(1);
+
+/// How many bursts a second a rate comes to, at the least; and where it is congestion control's: the
+/// queue may then be one that no loss has taught it to spare.
+const BURSTS: u64 = 1000;
+const PACED_BURSTS: u64 = 2000;
 
 /// A bucket that fills at the pacing rate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,12 +68,13 @@ impl Connection {
 
     /// Whether pacing lets something out now; if not, a timer tells when. What goes out alone, with
     /// nothing in flight before it, never waits.
-    pub(super) fn pacing_allows(&mut self, now: Time) -> bool {
+    pub(super) fn pacing_allows(&mut self, cx: &mut Context<'_>) -> bool {
         if self.pacing_rate().is_none() || self.recovery.in_flight() == 0 {
             return true;
         }
-        match self.pacer.waits_until(now) {
+        match self.pacer.waits_until(cx.now) {
             Some(at) => {
+                cx.counters.paced += 1;
                 self.timers.start(Timer::Pacing, at);
                 false
             }
@@ -92,7 +98,12 @@ impl Connection {
         };
         let min_rtt = self.rtt.min_rtt().unwrap_or_default().as_micros() / 512;
         let near = SUPER_SEGMENT_MAX >> min_rtt.min(63);
-        let burst = (rate / 1000).saturating_add(near).max(2 * mss).min(max);
+        let bursts = if self.cc.pacing_rate().is_some() {
+            PACED_BURSTS
+        } else {
+            BURSTS
+        };
+        let burst = (rate / bursts).saturating_add(near).max(2 * mss).min(max);
         burst / mss * mss
     }
 }
@@ -107,19 +118,19 @@ mod tests {
         let start = Time::from_millis(100);
         // A megabyte a second, that is a kilobyte each millisecond.
         pacer.on_sent(5000, 1_000_000, start);
-        assert_eq!(pacer.waits_until(start), Some(Time::from_millis(103)));
+        assert_eq!(pacer.waits_until(start), Some(Time::from_millis(104)));
         // A millisecond late: the next does not wait for it.
-        pacer.on_sent(2000, 1_000_000, Time::from_millis(104));
+        pacer.on_sent(2000, 1_000_000, Time::from_millis(105));
         assert_eq!(
-            pacer.waits_until(Time::from_millis(104)),
-            Some(Time::from_millis(105))
+            pacer.waits_until(Time::from_millis(105)),
+            Some(Time::from_millis(106))
         );
         // But not for a pause.
         pacer.on_sent(3000, 1_000_000, Time::from_millis(500));
         assert_eq!(
             pacer.waits_until(Time::from_millis(500)),
-            Some(Time::from_millis(501))
+            Some(Time::from_millis(502))
         );
-        assert_eq!(pacer.waits_until(Time::from_millis(501)), None);
+        assert_eq!(pacer.waits_until(Time::from_millis(502)), None);
     }
 }
