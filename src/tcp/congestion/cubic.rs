@@ -1,6 +1,6 @@
 //! CUBIC, with HyStart++ in the first slow start.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{Ack, Cause, CongestionControl, Restore, Window};
 use crate::time::Time;
@@ -233,9 +233,9 @@ impl Curve {
     }
 }
 
-/// RFC 9406 §4.3: least and greatest rise of the RTT that ends slow start.
-const MIN_RTT_THRESH: Duration = Duration::from_millis(4);
-const MAX_RTT_THRESH: Duration = Duration::from_millis(16);
+/// RFC 9406 §4.3: least and greatest rise of the RTT that ends slow start, in microseconds.
+const MIN_RTT_THRESH: u32 = 4_000;
+const MAX_RTT_THRESH: u32 = 16_000;
 /// A rise by an eighth ends it between these.
 const MIN_RTT_DIVISOR: u32 = 8;
 /// Samples of a round trip before its minimum means something.
@@ -261,9 +261,9 @@ struct HyStart {
     round_began: Time,
     train: Time,
     /// lastRoundMinRTT.
-    last_round: Option<Duration>,
+    last_round: Option<Micros>,
     /// currentRoundMinRTT.
-    this_round: Option<Duration>,
+    this_round: Option<Micros>,
     /// rttSampleCount.
     samples: u8,
     phase: Phase,
@@ -276,12 +276,21 @@ enum Phase {
     /// Conservative slow start: was that rise more than a hiccup?
     Conservative {
         /// cssBaselineMinRtt.
-        baseline: Duration,
+        baseline: Micros,
         rounds: u8,
         /// Bytes that did not yet make up one byte of growth.
         rest: u32,
     },
     Over,
+}
+
+/// A round trip in microseconds, and one more: idle connections keep these too, and a `Duration`
+/// takes four times the room.
+type Micros = NonZeroU32;
+
+fn micros(rtt: Duration) -> Micros {
+    let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+    Micros::MIN.saturating_add(micros)
 }
 
 impl HyStart {
@@ -299,7 +308,7 @@ impl HyStart {
 
     /// Takes a sample and says by how many bytes the window grows for `delivered` ones.
     fn on_ack(&mut self, ack: &Ack, delivered: u32) -> u32 {
-        if let Some(rtt) = ack.rtt {
+        if let Some(rtt) = ack.rtt.map(micros) {
             self.this_round = Some(self.this_round.map_or(rtt, |min| min.min(rtt)));
             self.samples = self.samples.saturating_add(1);
         }
@@ -339,7 +348,7 @@ impl HyStart {
                 let Some(last_round) = self.last_round else {
                     return;
                 };
-                let eighth = last_round / MIN_RTT_DIVISOR;
+                let eighth = last_round.get() / MIN_RTT_DIVISOR;
                 let threshold = eighth.clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
                 if this_round >= last_round.saturating_add(threshold) {
                     self.phase = Phase::Conservative {
