@@ -108,6 +108,10 @@ pub trait Device: Send + 'static {
         packets: &mut VecDeque<Packet>,
     ) -> Poll<std::io::Result<()>>;
 
+    /// Allows the device to deliver super-packets although it takes none: who calls this merges
+    /// segments anyway, as [`Offload`] does. For devices that do it at less cost while they read.
+    fn merge_received(&mut self) {}
+
     /// The name of the interface, if it is one.
     fn name(&self) -> Option<&str> {
         None

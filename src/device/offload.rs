@@ -59,7 +59,8 @@ pub struct Offload<D> {
 
 impl<D: Device> Offload<D> {
     /// Wraps `device`.
-    pub fn new(device: D) -> Self {
+    pub fn new(mut device: D) -> Self {
+        device.merge_received();
         Self {
             device,
             segments: VecDeque::new(),
@@ -592,6 +593,7 @@ mod tests {
         let (kernel, device) = UnixDatagram::pair().unwrap();
         device.set_nonblocking(true).unwrap();
         let mut reader = Reader::new(false, MTU);
+        reader.merge();
         let mut merged = Vec::new();
         for packet in packets {
             kernel.send(&packet.to_vec()).unwrap();

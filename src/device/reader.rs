@@ -36,6 +36,8 @@ pub(super) struct Reader {
     room: usize,
     pool: Pool,
     block: BytesMut,
+    /// Whether somebody wants super-packets that the kernel does not give.
+    merges: bool,
     /// The segments whose super-packet is at the start of the block; only without offload.
     run: Option<Run>,
     /// Packets to read before a run may begin.
@@ -54,6 +56,7 @@ impl Reader {
             room: 0,
             pool,
             block,
+            merges: false,
             run: None,
             hold_off: 0,
             was_cut_off: false,
@@ -61,6 +64,11 @@ impl Reader {
         };
         reader.set_packet_max(packet_max);
         reader
+    }
+
+    /// From now on segments without offload become super-packets.
+    pub(super) const fn merge(&mut self) {
+        self.merges = true;
     }
 
     /// Packets may be as long as this.
@@ -83,8 +91,8 @@ impl Reader {
         self.run.is_some()
     }
 
-    /// Reads one packet, or drops it. Without offload it may become part of a super-packet that
-    /// [`flush`](Self::flush) gives.
+    /// Reads one packet, or drops it. If it may [merge](Self::merge) it becomes part of a super-packet
+    /// that [`flush`](Self::flush) gives.
     pub(super) fn read(&mut self, fd: RawFd, packets: &mut Vec<Packet>) -> io::Result<()> {
         if self.vnet_header {
             packets.extend(self.read_vnet(fd)?);
@@ -201,13 +209,13 @@ impl Reader {
 
     /// Begins a run with the packet in the block, or gives it as it is.
     fn begin(&mut self, packets: &mut Vec<Packet>) {
-        if self.hold_off == 0 {
+        if self.merges && self.hold_off == 0 {
             let packet = &self.block[..];
             let header_len = Tcp::parse(packet, packet.len()).map_or(0, |tcp| tcp.header_len);
             let (header, payload) = packet.split_at(header_len);
             self.run = begin(header, payload, packet.len()).filter(|run| !run.has_ended());
         } else {
-            self.hold_off -= 1;
+            self.hold_off = self.hold_off.saturating_sub(1);
         }
         if self.run.is_none() {
             let packet = self.block.split().freeze();

@@ -339,6 +339,10 @@ impl Device for Tun {
         Poll::Ready(Ok(()))
     }
 
+    fn merge_received(&mut self) {
+        self.port.reader.merge();
+    }
+
     fn name(&self) -> Option<&str> {
         Some(&self.name)
     }
@@ -741,7 +745,7 @@ mod tests {
     use std::{
         future::poll_fn,
         io::{Read, Write},
-        net::{TcpStream, UdpSocket},
+        net::{SocketAddr, TcpStream, UdpSocket},
         time::Duration,
     };
 
@@ -753,6 +757,7 @@ mod tests {
         checksum::sum,
         device::{
             Offload,
+            capture::fill_checksum,
             headers::{self, put_u16},
         },
     };
@@ -957,6 +962,38 @@ mod tests {
             assert!(!offload || largest > 1500, "{largest}");
             assert_eq!(kernel.join().unwrap(), [9; LEN]);
             assert_eq!(tun.drops(), 0);
+        }
+    }
+
+    #[test]
+    fn without_offload_super_packets_go_only_to_who_would_merge_anyway() {
+        use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+        let Some(namespace) = namespace() else { return };
+        for merges in [false, true] {
+            let mut tun = builder(&namespace).offload(false).build().unwrap();
+            if merges {
+                tun.merge_received();
+            }
+            let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
+            let socket = namespace.run(raw).unwrap();
+            let to = SockAddr::from(SocketAddr::new(OURS.parse().unwrap(), 0));
+            for seq in [1, 1001, 2001] {
+                let mut packet = segment(80, seq, 1, 0x10, &[8; 1000]).to_vec();
+                packet[12..20].copy_from_slice(&[10, 9, 0, 1, 10, 9, 0, 2]);
+                fill_checksum(&mut packet);
+                socket.send_to(&packet, &to).unwrap();
+            }
+            let (mut count, mut bytes) = (0, 0);
+            block_on(async {
+                while bytes < 3000 {
+                    for packet in recv_v4(&mut tun).await {
+                        count += 1;
+                        bytes += packet.len() - 40;
+                    }
+                }
+            });
+            assert_eq!((count, bytes), (if merges { 1 } else { 3 }, 3000));
         }
     }
 
