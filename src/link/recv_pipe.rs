@@ -1,9 +1,6 @@
 //! Bytes received in order, on their way from the engine to one reader.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -13,7 +10,7 @@ use super::{
     blocks::{Size, Stock},
     budget::{ALWAYS, Charge},
     doorbell::Doorbell,
-    waiters::{Key, Ready, Wait, Waiters},
+    waiters::{Direction, Pipe, Ready, Wait, Waiters},
 };
 use crate::packet::Payload;
 
@@ -42,7 +39,7 @@ pub(crate) struct RecvPipe {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// What is queued, if anything is. Its offsets are those of the stream.
     stock: Option<Box<Stock>>,
     /// The offset of the next byte, when there is none.
@@ -111,10 +108,6 @@ impl RecvPipe {
         });
         bell.budget().add_pipe();
         Self { bell, inner }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// [engine] Appends what was received, and has the readers woken. Once the owner has closed,
@@ -334,45 +327,6 @@ impl RecvPipe {
         }
     }
 
-    /// Whether a reader may try, and what it has come to.
-    pub(super) fn ready(&self) -> Ready {
-        self.lock().readiness()
-    }
-
-    /// Registers in the slot unless a reader may try.
-    pub(super) fn poll_ready(&self, waker: &Waker) -> Ready {
-        let mut inner = self.lock();
-        let ready = inner.readiness();
-        if ready.is_empty() {
-            let displaced = inner.waiters.wait(Wait::InSlot(waker));
-            drop(inner);
-            drop(displaced);
-        }
-        ready
-    }
-
-    /// Registers a future unless the pipe is ready for something in `mask`.
-    pub(super) fn ready_or_register(&self, mask: Ready, key: Key, waker: &Waker) -> Ready {
-        let mut inner = self.lock();
-        let ready = inner.readiness() & mask;
-        if ready.is_empty() {
-            let displaced = inner.waiters.register(key, waker);
-            drop(inner);
-            drop(displaced);
-        }
-        ready
-    }
-
-    pub(super) fn deregister(&self, key: Key) {
-        let removed = self.lock().waiters.remove(key);
-        drop(removed);
-    }
-
-    /// The number of the last event.
-    pub(super) fn tick(&self) -> u32 {
-        self.lock().events
-    }
-
     /// A reader has found nothing of use, if no event has come since `tick`.
     pub(super) fn clear_ready_since(&self, tick: u32) {
         let mut inner = self.lock();
@@ -403,6 +357,30 @@ impl RecvPipe {
             stock.rope.clear();
             self.bell.blocks().put_stock(stock);
         }
+    }
+}
+
+impl Pipe for RecvPipe {
+    type Inner = Inner;
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Direction for Inner {
+    fn readiness(&self) -> Ready {
+        Ready::READABLE.when(self.ready)
+            | Ready::READ_CLOSED.when(self.finished || self.failed)
+            | Ready::ERROR.when(self.failed)
+    }
+
+    fn waiters(&mut self) -> &mut Waiters {
+        &mut self.waiters
+    }
+
+    fn events(&self) -> u32 {
+        self.events
     }
 }
 
@@ -456,12 +434,6 @@ impl Inner {
         self.ready = true;
         self.events = self.events.wrapping_add(1);
         self.waiters.take(wakes);
-    }
-
-    fn readiness(&self) -> Ready {
-        Ready::READABLE.when(self.ready)
-            | Ready::READ_CLOSED.when(self.finished || self.failed)
-            | Ready::ERROR.when(self.failed)
     }
 
     /// A read has found nothing, or all there was.

@@ -3,7 +3,6 @@
 use std::{
     io::IoSlice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
 };
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use super::{
     budget::Charge,
     doorbell::Doorbell,
     rope::Rope,
-    waiters::{Key, Ready, Wait, Waiters},
+    waiters::{Direction, Pipe, Ready, Wait, Waiters},
 };
 
 /// A chunk of at least this many bytes is kept as it is; a smaller one is copied.
@@ -41,7 +40,7 @@ pub(crate) struct SendPipe {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// Written and not taken by the engine, or what is left of a block.
     stock: Option<Box<Stock>>,
     waiters: Waiters,
@@ -96,10 +95,6 @@ impl SendPipe {
         });
         bell.budget().add_pipe();
         Self { bell, inner }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// [engine] Moves everything written since the last call to the end of `queue`. False if that
@@ -317,49 +312,9 @@ impl SendPipe {
         Write::Some(n)
     }
 
-    /// Whether a writer may try, and what it has come to, without what only both directions
-    /// together tell.
-    pub(super) fn ready(&self) -> Ready {
-        self.lock().readiness()
-    }
-
     /// Whether the connection has failed.
     pub(super) fn is_failed(&self) -> bool {
         self.lock().failed
-    }
-
-    /// Registers in the slot unless a writer may try.
-    pub(super) fn poll_ready(&self, waker: &Waker) -> Ready {
-        let mut inner = self.lock();
-        let ready = inner.readiness();
-        if ready.is_empty() {
-            let displaced = inner.waiters.wait(Wait::InSlot(waker));
-            drop(inner);
-            drop(displaced);
-        }
-        ready
-    }
-
-    /// Registers a future unless the pipe is ready for something in `mask`.
-    pub(super) fn ready_or_register(&self, mask: Ready, key: Key, waker: &Waker) -> Ready {
-        let mut inner = self.lock();
-        let ready = inner.readiness() & mask;
-        if ready.is_empty() {
-            let displaced = inner.waiters.register(key, waker);
-            drop(inner);
-            drop(displaced);
-        }
-        ready
-    }
-
-    pub(super) fn deregister(&self, key: Key) {
-        let removed = self.lock().waiters.remove(key);
-        drop(removed);
-    }
-
-    /// The number of the last event.
-    pub(super) fn tick(&self) -> u32 {
-        self.lock().events
     }
 
     /// A writer has found nothing of use, if no event has come since `tick`.
@@ -371,6 +326,29 @@ impl SendPipe {
         if inner.events == tick && !inner.is_over() && !inner.has_room(&self.bell) {
             inner.ready = false;
         }
+    }
+}
+
+impl Pipe for SendPipe {
+    type Inner = Inner;
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Direction for Inner {
+    /// Without what only both directions together tell.
+    fn readiness(&self) -> Ready {
+        Ready::WRITABLE.when(self.ready) | (Ready::WRITE_CLOSED | Ready::ERROR).when(self.failed)
+    }
+
+    fn waiters(&mut self) -> &mut Waiters {
+        &mut self.waiters
+    }
+
+    fn events(&self) -> u32 {
+        self.events
     }
 }
 
@@ -437,10 +415,6 @@ impl Inner {
         self.ready = true;
         self.events = self.events.wrapping_add(1);
         self.waiters.take(wakes);
-    }
-
-    fn readiness(&self) -> Ready {
-        Ready::WRITABLE.when(self.ready) | (Ready::WRITE_CLOSED | Ready::ERROR).when(self.failed)
     }
 
     fn stock(&mut self, bell: &Doorbell) -> &mut Stock {
@@ -517,6 +491,8 @@ fn clamp(capacity: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     fn pipe(capacity: usize) -> SendPipe {

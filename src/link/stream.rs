@@ -19,7 +19,7 @@ use super::{
     fire,
     recv_pipe::{Read, RecvPipe},
     send_pipe::{Opening, SendPipe, Write},
-    waiters::{Key, Ready, Wait},
+    waiters::{Key, Pipe, Ready, Wait},
 };
 use crate::{
     config::{Config, SocketOptions},

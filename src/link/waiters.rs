@@ -3,7 +3,10 @@
 use std::{
     mem,
     ops::{BitAnd, BitOr, BitOrAssign},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Waker,
 };
 
@@ -28,6 +31,9 @@ impl Ready {
     pub(crate) const WRITE_CLOSED: Self = Self(8);
     /// The connection has failed. Never cleared.
     pub(crate) const ERROR: Self = Self(16);
+
+    /// All of them.
+    const ALL: Self = Self(31);
 
     /// Whether all of `other` is in it.
     pub(crate) const fn contains(self, other: Self) -> bool {
@@ -173,6 +179,65 @@ impl Waiters {
     pub(super) fn len(&self) -> usize {
         let more = self.more.as_ref().map_or(0, |more| more.len());
         usize::from(self.slot.is_some()) + usize::from(self.first.is_some()) + more
+    }
+}
+
+/// What a pipe has under its lock, as far as it concerns those that wait.
+pub(super) trait Direction {
+    /// What may be tried, and what it has come to.
+    fn readiness(&self) -> Ready;
+
+    /// Who waits.
+    fn waiters(&mut self) -> &mut Waiters;
+
+    /// Counts events, to tell whether one came between a look and a decision.
+    fn events(&self) -> u32;
+}
+
+/// One direction of a stream, to be waited for.
+pub(super) trait Pipe {
+    /// What the lock guards.
+    type Inner: Direction;
+
+    /// Nothing that panics runs under it.
+    fn lock(&self) -> MutexGuard<'_, Self::Inner>;
+
+    /// Whether it may be tried, and what it has come to.
+    fn ready(&self) -> Ready {
+        self.lock().readiness()
+    }
+
+    /// Registers in the slot unless it may be tried.
+    fn poll_ready(&self, waker: &Waker) -> Ready {
+        self.ready_or(Ready::ALL, |waiters| waiters.wait(Wait::InSlot(waker)))
+    }
+
+    /// Registers a future unless it is ready for something in `mask`.
+    fn ready_or_register(&self, mask: Ready, key: Key, waker: &Waker) -> Ready {
+        self.ready_or(mask, |waiters| waiters.register(key, waker))
+    }
+
+    /// Looks and registers under one lock, so that no event is lost in between.
+    fn ready_or(&self, mask: Ready, register: impl FnOnce(&mut Waiters) -> Option<Waker>) -> Ready {
+        let mut inner = self.lock();
+        let ready = inner.readiness() & mask;
+        if ready.is_empty() {
+            let displaced = register(inner.waiters());
+            drop(inner);
+            drop(displaced);
+        }
+        ready
+    }
+
+    /// Forgets a future.
+    fn deregister(&self, key: Key) {
+        let removed = self.lock().waiters().remove(key);
+        drop(removed);
+    }
+
+    /// The number of the last event.
+    fn tick(&self) -> u32 {
+        self.lock().events()
     }
 }
 
