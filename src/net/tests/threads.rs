@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::{SERVER, builder};
-use crate::device;
+use crate::{
+    config::{Config, SocketOptions},
+    device,
+};
 
 const CLIENTS: u32 = 50;
 const BYTES: usize = 200_000;
@@ -86,4 +89,34 @@ fn handles_may_be_dropped_and_shut_without_a_runtime() {
     };
     assert_eq!({ read_blocking }(), 0);
     drop(read);
+}
+
+#[test]
+fn a_writer_is_held_up_for_the_reactor_only_where_the_runtime_has_one_thread() {
+    const BUFFER: usize = 1 << 20;
+    let builders = [
+        (runtime::Builder::new_current_thread(), 128 << 10),
+        (runtime::Builder::new_multi_thread(), BUFFER),
+    ];
+    for (mut runtime, expected) in builders {
+        let runtime = runtime.enable_all().build().unwrap();
+        let (one, other) = device::pair(1500);
+        let _guard = runtime.enter();
+        let mut config = Config::default();
+        config.options(SocketOptions {
+            send_buffer: Some(BUFFER),
+            ..SocketOptions::default()
+        });
+        let server = builder(1).spawn(one).unwrap();
+        let client = builder(2).config(config).spawn(other).unwrap();
+        let written = runtime.block_on(async {
+            // In a task, for `block_on` itself runs on a thread that is none of the runtime's.
+            let task = tokio::spawn(async move {
+                let (_accepted, connected) = super::connected(&server, &client).await;
+                connected.try_write(&vec![7; BUFFER])
+            });
+            timeout(Duration::from_secs(60), task).await
+        });
+        assert_eq!(written.unwrap().unwrap().unwrap(), expected);
+    }
 }
