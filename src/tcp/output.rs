@@ -572,17 +572,9 @@ impl Connection {
         blocks
     }
 
-    /// The room at which an update of the window is worth a segment: twice what the peer may send
-    /// now (Linux: `tcp_cleanup_rbuf`), and never less than silly-window avoidance asks for.
-    fn window_update_at(&self, capacity: usize) -> usize {
-        let wnd = self.rcv.wnd() as usize;
-        let worth = (capacity / 2).min(usize::from(self.rcv.mss));
-        (2 * wnd).max(wnd + worth)
-    }
-
     /// Asks the pipe to ring at that room; whether it is there already.
     fn ring_for_window(&self, capacity: usize) -> bool {
-        let at = self.window_update_at(capacity);
+        let at = self.rcv.update_at(capacity);
         // A window that cannot double need not be watched.
         self.link
             .recv
@@ -593,7 +585,7 @@ impl Connection {
     pub(super) fn window_opened(&self) -> bool {
         let look = self.link.recv.look();
         // As long as nothing was read, there is no more room than there was.
-        look.consumed > 0 && look.free >= self.window_update_at(look.allowed)
+        look.consumed > 0 && look.free >= self.rcv.update_at(look.allowed)
     }
 
     fn outgoing(&mut self, header: TcpHeader, payload: Payload, gso_size: u16) -> Outgoing {

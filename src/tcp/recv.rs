@@ -140,8 +140,10 @@ impl Recv {
         let max = u64::from(u16::MAX) << self.shift;
         let unit = 1_u64 << self.shift;
         if edge >= self.adv + worth || edge > self.adv && free >= capacity {
-            // The field counts in units: rounding up keeps the edge from moving left.
-            self.adv = self.adv.max(self.nxt + free as u64 / unit * unit);
+            // The field counts in units. What is less than one and worth telling is told as one, or it
+            // would be said again and again that the window is closed (Linux: `__tcp_select_window`).
+            let units = (free as u64 / unit).max(u64::from(free > 0));
+            self.adv = self.adv.max(self.nxt + units * unit);
         }
         let wnd = self.wnd().min(max);
         // What was promised need not be whole units. Rounded up, the edge creeps to the right with
@@ -156,6 +158,14 @@ impl Recv {
         };
         self.adv = self.adv.max(self.nxt + field * unit);
         field as u16 // At most u16::MAX, for wnd is at most `max`.
+    }
+
+    /// The room at which an update of the window is worth a segment: twice what the peer may send
+    /// now (Linux: `tcp_cleanup_rbuf`), and never less than silly-window avoidance asks for.
+    pub(crate) fn update_at(&self, capacity: usize) -> usize {
+        let wnd = self.wnd() as usize;
+        let worth = (capacity / 2).min(usize::from(self.mss));
+        (2 * wnd).max(wnd + worth)
     }
 
     /// Data came: says whether to acknowledge now, or later.
@@ -272,6 +282,27 @@ mod tests {
         let edge = rcv.adv;
         let field = rcv.advertise(870, 1000);
         assert!(rcv.nxt + (u64::from(field) << 7) >= edge);
+    }
+
+    #[test]
+    fn what_was_told_is_not_worth_telling_again_and_an_empty_buffer_is_open() {
+        for shift in 0..=14 {
+            for capacity in [1152, 4096, 65_535, 300_000] {
+                for (mss, promised) in [(16, 0), (88, 0), (88, 30), (536, 1), (1460, 700)] {
+                    for free in (0..300).chain([capacity / 2, capacity - 1, capacity]) {
+                        let mut rcv = recv();
+                        (rcv.shift, rcv.mss) = (shift, mss);
+                        rcv.nxt = rcv.adv - promised;
+                        let field = rcv.advertise(capacity - free, capacity);
+                        let text = format!("{shift} {capacity} {mss} {promised} {free}");
+                        assert!(free < rcv.update_at(capacity), "{text}");
+                        assert!(field > 0 || free < capacity, "{text}");
+                        let over = (u64::from(field) << shift).saturating_sub(free as u64);
+                        assert!(over < promised.max(1) + (1 << shift), "{text}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
