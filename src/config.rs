@@ -1,6 +1,6 @@
 //! Everything that can be set, with its unit, its default and its limits.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use crate::congestion::{CongestionControl, Factory};
 
@@ -44,20 +44,38 @@ pub enum Congestion {
 ///     idle: Duration::from_secs(60),
 ///     interval: Duration::from_secs(10),
 ///     count: 3,
-/// }));
+/// }))?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct KeepAlive {
-    /// Silence before the first probe. Linux: `tcp_keepalive_time`, `TCP_KEEPIDLE`; 2 h.
+    /// Silence before the first probe: 2 h, 1 ms to 32,767 s. Linux: `tcp_keepalive_time`,
+    /// `TCP_KEEPIDLE`.
     pub idle: Duration,
-    /// Time between probes. Linux: `tcp_keepalive_intvl`, `TCP_KEEPINTVL`; 75 s.
+    /// Time between probes: 75 s, 1 ms to 32,767 s. Linux: `tcp_keepalive_intvl`, `TCP_KEEPINTVL`.
     pub interval: Duration,
-    /// Probes without an answer after which the connection has timed out. Linux:
-    /// `tcp_keepalive_probes`, `TCP_KEEPCNT`; 9.
+    /// Probes without an answer after which the connection has timed out: 9, 1 to 127. Linux:
+    /// `tcp_keepalive_probes`, `TCP_KEEPCNT`.
     pub count: u8,
+}
+
+impl KeepAlive {
+    /// Linux's limits, but for the least, which is a second there.
+    pub(crate) const TIMES: RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(32_767);
+    /// Linux's limits.
+    pub(crate) const COUNTS: RangeInclusive<u8> = 1..=127;
+
+    fn clamped(self) -> Self {
+        let time = |time: Duration| time.clamp(*Self::TIMES.start(), *Self::TIMES.end());
+        Self {
+            idle: time(self.idle),
+            interval: time(self.interval),
+            count: self.count.clamp(*Self::COUNTS.start(), *Self::COUNTS.end()),
+        }
+    }
 }
 
 impl Default for KeepAlive {
@@ -71,7 +89,8 @@ impl Default for KeepAlive {
 }
 
 /// What is set for one socket: on a `TcpSocket` before it connects or listens, on a stream at any
-/// time. Connections inherit it from their listener.
+/// time. Connections inherit it from their listener. What is out of range here is clamped where it is
+/// used.
 ///
 /// ```
 /// use std::time::Duration;
@@ -106,18 +125,43 @@ pub struct SocketOptions {
     pub linger: Option<Duration>,
     /// Keep-alive probes (`SO_KEEPALIVE`), off unless set.
     pub keepalive: Option<KeepAlive>,
-    /// How long data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`: until R2.
+    /// How long data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None` or zero: until R2.
     pub user_timeout: Option<Duration>,
     /// The algorithm (`TCP_CONGESTION`).
     pub congestion: Congestion,
-    /// Upper limit of the MSS announced and used (`TCP_MAXSEG`).
+    /// Upper limit of the MSS announced and used (`TCP_MAXSEG`): 88 to 32,767 bytes.
     pub mss: Option<u16>,
-    /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning. One that is
-    /// to be larger than what buffers grow to must be set before connecting or listening, when the
-    /// window scale is agreed on.
+    /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning: 1,152 to
+    /// 2^30. One that is to be larger than what buffers grow to must be set before connecting or
+    /// listening, when the window scale is agreed on.
     pub recv_buffer: Option<usize>,
-    /// A fixed size for the send buffer in bytes (`SO_SNDBUF`), in place of autotuning.
+    /// A fixed size for the send buffer in bytes (`SO_SNDBUF`), in place of autotuning: 2,304 to
+    /// 2^30.
     pub send_buffer: Option<usize>,
+}
+
+impl SocketOptions {
+    /// Linux's limits for a segment size that is set.
+    pub(crate) const MSS: RangeInclusive<u16> = 88..=32_767;
+    /// The least that a buffer holds: half of what Linux reports then.
+    pub(crate) const RECV_BUFFER_MIN: usize = 2304 / 2;
+    pub(crate) const SEND_BUFFER_MIN: usize = 4608 / 2;
+    pub(crate) const BUFFER_MAX: usize = 1 << 30;
+
+    /// The same with every value in its range.
+    pub(crate) fn clamped(self) -> Self {
+        let buffer = |min| move |bytes: usize| bytes.clamp(min, Self::BUFFER_MAX);
+        let mss = |mss: u16| mss.clamp(*Self::MSS.start(), *Self::MSS.end());
+        Self {
+            ttl: self.ttl.max(1),
+            keepalive: self.keepalive.map(KeepAlive::clamped),
+            user_timeout: self.user_timeout.filter(|time| !time.is_zero()),
+            mss: self.mss.map(mss),
+            recv_buffer: self.recv_buffer.map(buffer(Self::RECV_BUFFER_MIN)),
+            send_buffer: self.send_buffer.map(buffer(Self::SEND_BUFFER_MIN)),
+            ..self
+        }
+    }
 }
 
 impl Default for SocketOptions {
@@ -363,7 +407,7 @@ setters! {
     /// on. Off is for a stack that shares its addresses with others.
     reset_closed_ports: bool = |on| on;
     /// What new sockets start with.
-    options: SocketOptions = |options| SocketOptions { ttl: options.ttl.max(1), ..options };
+    options: SocketOptions = |options| options.clamped();
 }
 
 impl Config {
@@ -414,5 +458,38 @@ mod tests {
         assert_eq!(config.recv_buffer, 4096);
         assert_eq!(config.rto_min, Duration::from_millis(1));
         assert_eq!(config.initial_window, 64);
+    }
+
+    #[test]
+    fn options_out_of_range_are_clamped_wherever_they_come_from() {
+        let out_of_range = SocketOptions {
+            ttl: 0,
+            keepalive: Some(KeepAlive {
+                idle: Duration::ZERO,
+                interval: Duration::MAX,
+                count: 0,
+            }),
+            user_timeout: Some(Duration::ZERO),
+            mss: Some(1),
+            recv_buffer: Some(0),
+            send_buffer: Some(usize::MAX),
+            ..SocketOptions::default()
+        };
+        let clamped = SocketOptions {
+            ttl: 1,
+            keepalive: Some(KeepAlive {
+                idle: Duration::from_millis(1),
+                interval: Duration::from_secs(32_767),
+                count: 1,
+            }),
+            user_timeout: None,
+            mss: Some(88),
+            recv_buffer: Some(1152),
+            send_buffer: Some(1 << 30),
+            ..SocketOptions::default()
+        };
+        let mut config = Config::default();
+        assert_eq!(config.options(out_of_range).options, clamped);
+        assert_eq!(clamped.clamped(), clamped);
     }
 }

@@ -214,7 +214,7 @@ impl Engine {
         self.link(id).ok().map(|link| link.options())
     }
 
-    /// Changes what is set for a connection.
+    /// Changes what is set for a connection. What is out of range is clamped.
     ///
     /// ```
     /// # use std::{collections::VecDeque, time::Instant};
@@ -240,7 +240,10 @@ impl Engine {
         change: impl FnOnce(&mut SocketOptions),
         now: Instant,
     ) -> io::Result<()> {
-        self.link(id)?.set_options(change);
+        self.link(id)?.set_options(|options| {
+            change(options);
+            *options = options.clamped();
+        });
         self.after(id, now);
         Ok(())
     }

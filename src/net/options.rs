@@ -2,10 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use crate::config::KeepAlive;
-
-/// The longest time that Linux takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
-const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+use crate::config::{KeepAlive, SocketOptions};
 
 /// An `InvalidInput` error that names the value and what is allowed.
 pub(super) fn invalid(what: &str, value: impl fmt::Debug, allowed: &str) -> io::Error {
@@ -37,16 +34,15 @@ pub(super) fn linger(time: Option<Duration>) -> Option<Duration> {
 
 /// Limits of Linux, but for fractions of a second.
 pub(super) fn keepalive(probes: KeepAlive) -> io::Result<KeepAlive> {
-    let allowed = |time: Duration| !time.is_zero() && time <= KEEPALIVE_MAX;
-    if !allowed(probes.idle) {
-        let text = "more than 0 and up to 32,767 s";
-        return Err(invalid("keep-alive idle time", probes.idle, text));
+    for (what, time) in [
+        ("keep-alive idle time", probes.idle),
+        ("keep-alive interval", probes.interval),
+    ] {
+        if !KeepAlive::TIMES.contains(&time) {
+            return Err(invalid(what, time, "1 ms to 32,767 s"));
+        }
     }
-    if !allowed(probes.interval) {
-        let text = "more than 0 and up to 32,767 s";
-        return Err(invalid("keep-alive interval", probes.interval, text));
-    }
-    if !(1..=127).contains(&probes.count) {
+    if !KeepAlive::COUNTS.contains(&probes.count) {
         return Err(invalid("keep-alive count", probes.count, "1 to 127"));
     }
     Ok(probes)
@@ -60,7 +56,7 @@ pub(super) fn user_timeout(time: Option<Duration>) -> Option<Duration> {
 /// A limit for the segment size, within Linux's limits.
 pub(super) fn mss(mss: Option<u16>) -> io::Result<Option<u16>> {
     match mss {
-        Some(mss) if !(88..=32_767).contains(&mss) => {
+        Some(mss) if !SocketOptions::MSS.contains(&mss) => {
             Err(invalid("maximum segment size", mss, "88 to 32,767"))
         }
         _ => Ok(mss),
@@ -78,17 +74,13 @@ pub(super) enum Buffer {
 }
 
 impl Buffer {
-    /// The least that Linux reports.
-    const fn floor(self) -> u32 {
-        match self {
-            Self::Recv => 2304,
-            Self::Send => 4608,
-        }
-    }
-
     /// Bytes that a buffer holds which was set to `size`.
     pub(super) fn to_hold(self, size: u32) -> usize {
-        size.max(self.floor() / 2).min(1 << 30) as usize
+        let min = match self {
+            Self::Recv => SocketOptions::RECV_BUFFER_MIN,
+            Self::Send => SocketOptions::SEND_BUFFER_MIN,
+        };
+        (size as usize).clamp(min, SocketOptions::BUFFER_MAX)
     }
 
     /// What is reported: `held` if it was set, or else the `default`.

@@ -206,7 +206,7 @@ impl TcpSocket {
     }
 
     /// Switches keep-alive probes on, with these times (`TCP_KEEPIDLE`, `TCP_KEEPINTVL`,
-    /// `TCP_KEEPCNT`). Times are more than 0 and up to 32,767 s, the count is 1 to 127.
+    /// `TCP_KEEPCNT`). Times are 1 ms to 32,767 s, the count is 1 to 127.
     ///
     /// # Errors
     /// `InvalidInput`: outside of these ranges.

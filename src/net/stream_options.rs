@@ -54,7 +54,7 @@ impl TcpStream {
         self.options().keepalive
     }
 
-    /// Sends keep-alive probes, or none. Times are more than 0 and up to 32,767 s, the count is 1
+    /// Sends keep-alive probes, or none. Times are 1 ms to 32,767 s, the count is 1
     /// to 127.
     ///
     /// # Errors

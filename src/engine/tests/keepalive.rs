@@ -141,3 +141,31 @@ fn our_answer_to_a_probe_tells_where_we_are() {
     s.recv(". 0:1(1) ack 11 win 65535");
     s.sent(". 11:11(0) ack 1");
 }
+
+#[test]
+fn a_time_of_zero_is_a_millisecond_and_no_loop_without_end() {
+    let none = KeepAlive {
+        idle: Duration::ZERO,
+        interval: Duration::ZERO,
+        count: 3,
+    };
+    let by_hand = {
+        let mut s = Script::accepted(Config::default());
+        s.set(|options| options.keepalive = Some(none));
+        s
+    };
+    for mut s in [kept_alive(none), by_hand] {
+        s.wait_ms(1);
+        s.sent(". 0:0(0) ack 1");
+        s.silence();
+        s.wait_ms(3);
+        assert_eq!(s.drain().len(), 3, "two probes and a reset");
+        // What is on its way has a timer of its own.
+        s = Script::accepted(Config::default());
+        s.set(|options| options.keepalive = Some(none));
+        s.write(0, 10);
+        s.sent("P. 1:11(10) ack 1");
+        s.wait_ms(100);
+        s.silence();
+    }
+}
