@@ -69,7 +69,8 @@ impl Engine {
                 connection.on_rung(&mut context!(self, now));
                 if connection.is_orphan() && !was_orphan {
                     self.orphans += 1;
-                    if self.orphans > self.config.orphans_max {
+                    let is_open = connection.state != State::Closed;
+                    if is_open && self.orphans > self.config.orphans_max {
                         self.counters.orphans_reset += 1;
                         connection.abort(Failure::Aborted, &mut context!(self, now));
                     }
@@ -116,6 +117,8 @@ impl Engine {
             if let Some(id) = link.button.id() {
                 self.abort_id(id, now);
             }
+            // It is kept for no owner: there will be none.
+            link.close();
         }
         let half_open: Vec<u32> = self
             .half_open

@@ -115,6 +115,22 @@ fn closing_a_listener_resets_the_queued_and_forgets_the_half_open() {
 }
 
 #[test]
+fn what_nobody_accepted_holds_no_memory_once_its_listener_is_closed() {
+    let mut s = Script::listening(Config::default(), 16);
+    open(&mut s, 1000);
+    s.recv("P. 1:1001(1000) ack 1");
+    s.sent(". 1:1(0) ack 1001");
+    open(&mut s, 1001);
+    s.recv("R 1:1(0)");
+    s.engine.close(s.listener.unwrap(), s.now);
+    let sent = s.drain();
+    assert_eq!(sent.len(), 1, "the other peer has reset: {sent:?}");
+    assert_eq!(s.engine.slots.iter().count(), 0);
+    assert_eq!(s.engine.doorbell().budget().held(), 0);
+    assert_eq!(s.counters().orphans_reset, 0, "they never had an owner");
+}
+
+#[test]
 fn an_accepted_connection_outlives_its_listener() {
     let mut s = Script::accepted(Config::default());
     s.engine.close(s.listener.unwrap(), s.now);
