@@ -1,6 +1,7 @@
 //! Whole engines, in virtual time.
 
 mod basics;
+mod chaos;
 mod close;
 mod crossed;
 mod damaged;
