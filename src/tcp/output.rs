@@ -574,11 +574,7 @@ impl Connection {
 
     /// Asks the pipe to ring at that room; whether it is there already.
     fn ring_for_window(&self, capacity: usize) -> bool {
-        let at = self.rcv.update_at(capacity);
-        // A window that cannot double need not be watched.
-        self.link
-            .recv
-            .ring_when_free(if at > capacity { usize::MAX } else { at })
+        self.link.recv.ring_when_free(self.rcv.update_at(capacity))
     }
 
     /// Whether the reader has made enough room to tell the peer.

@@ -118,6 +118,11 @@ impl Recv {
         self.adv.saturating_sub(self.nxt)
     }
 
+    /// The largest window that the field can tell.
+    pub(crate) fn wnd_max(&self) -> u64 {
+        u64::from(u16::MAX) << self.shift
+    }
+
     /// The four cases of RFC 9293 §3.10.7.4: whether any of `len` numbers from `start` on is in the
     /// window. `start` may lie before the stream.
     pub(crate) fn accepts(&self, start: SeqNum, len: u32) -> bool {
@@ -134,15 +139,17 @@ impl Recv {
     /// Moves the right edge to what `queued` bytes leave of the buffer, unless that is not worth telling
     /// (RFC 9293 §3.8.6.2.2), and returns the value of the window field.
     pub(crate) fn advertise(&mut self, queued: usize, capacity: usize) -> u16 {
-        let free = capacity.saturating_sub(queued);
-        let edge = self.nxt + free as u64;
-        let worth = (capacity / 2).min(usize::from(self.mss)) as u64;
-        let max = u64::from(u16::MAX) << self.shift;
+        let max = self.wnd_max();
+        let full = (capacity as u64).min(max);
+        let worth = (full / 2).min(u64::from(self.mss));
+        // No more than the field can tell: what was not told is not in the window.
+        let free = (capacity.saturating_sub(queued) as u64).min(max);
+        let edge = self.nxt + free;
         let unit = 1_u64 << self.shift;
-        if edge >= self.adv + worth || edge > self.adv && free >= capacity {
+        if edge >= self.adv + worth || edge > self.adv && free >= full {
             // The field counts in units. What is less than one and worth telling is told as one, or it
             // would be said again and again that the window is closed (Linux: `__tcp_select_window`).
-            let units = (free as u64 / unit).max(u64::from(free > 0));
+            let units = (free / unit).max(u64::from(free > 0));
             self.adv = self.adv.max(self.nxt + units * unit);
         }
         let wnd = self.wnd().min(max);
@@ -163,9 +170,12 @@ impl Recv {
     /// The room at which an update of the window is worth a segment: twice what the peer may send
     /// now (Linux: `tcp_cleanup_rbuf`), and never less than silly-window avoidance asks for.
     pub(crate) fn update_at(&self, capacity: usize) -> usize {
+        let capacity = capacity.min(self.wnd_max() as usize);
         let wnd = self.wnd() as usize;
         let worth = (capacity / 2).min(usize::from(self.mss));
-        (2 * wnd).max(wnd + worth)
+        let at = (2 * wnd).max(wnd + worth);
+        // A window that cannot double need not be watched.
+        if at > capacity { usize::MAX } else { at }
     }
 
     /// Data came: says whether to acknowledge now, or later.

@@ -310,3 +310,44 @@ fn so_rcvbuf_fixes_the_window() {
     s.recv("P. 11:21(10) ack 1 win 65535");
     s.sent(". 1:1(0) ack 21 win 49980");
 }
+
+#[test]
+fn what_the_field_could_not_tell_of_the_buffer_is_not_in_the_window() {
+    // Twice as much room as a window without scale can tell of.
+    let mut config = Config::default();
+    config.recv_buffer(131_072);
+    let mut s = Script::accepted_with(config, "mss 1000", 65_535);
+    s.recv("P. 1:12(11) ack 1");
+    s.sent(". 1:1(0) ack 12 win 65535");
+    s.recv(". 65547:65547(0) ack 1");
+    s.silence();
+    // A number later it is answered, and what lies there is not taken.
+    s.recv(". 65548:65548(0) ack 1");
+    s.sent(". 1:1(0) ack 12 win 65535");
+    s.recv("P. 65547:65557(10) ack 1");
+    s.sent(". 1:1(0) ack 12 win 65535");
+    assert_eq!(s.counters().drop_out_of_window, 2);
+    // Reading makes no room that could be told.
+    assert_eq!(s.read().unwrap().len(), 11);
+    s.silence();
+    s.recv("P. 65537:65557(20) ack 1");
+    s.sent(". 1:1(0) ack 12 win 65535");
+}
+
+#[test]
+fn a_closed_window_without_scale_opens_again_when_all_was_read() {
+    let mut config = Config::default();
+    config.recv_buffer(131_072);
+    let mut s = Script::accepted_with(config, "mss 1000", 65_535);
+    let mut next = 1;
+    // As much as the field can tell, twice, is all that there is room for.
+    while next <= 131_000 {
+        s.recv(&format!(". {next}:{}(1000) ack 1", next + 1000));
+        next += 1000;
+    }
+    let last = s.drain().pop().unwrap();
+    assert!(last.header.wnd < 2000, "{last:?}");
+    assert_eq!(s.read().unwrap().len(), 131_000);
+    s.sent(". 1:1(0) ack 131001 win 65535");
+    s.silence();
+}
