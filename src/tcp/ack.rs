@@ -93,6 +93,7 @@ impl Connection {
         let recover_flight = flight - self.recovery.board.sacked();
         let dup_acked = self.recovery.dup_acked;
         let lost_before = self.recovery.lost_total;
+        let mss = u64::from(self.snd.mss);
         let mut board = std::mem::take(&mut self.recovery.board);
         let recovery = &mut self.recovery;
         let mut bytes = board.ack_to(ack, |sent| {
@@ -110,7 +111,11 @@ impl Connection {
                 } else if ack < start && start < end && end <= self.snd.nxt {
                     // A block from SND.UNA on contradicts the number (Linux:
                     // `tcp_is_sackblock_valid`).
-                    let sacked = board.sack(start..end, |sent| {
+                    let whole = board.whole_segments(start..end, mss);
+                    if whole.is_empty() {
+                        continue;
+                    }
+                    let sacked = board.sack(whole, |sent| {
                         recovery.on_delivered(sent, &mut delivery, By::Sack, now);
                     });
                     delivery.sacked += sacked;

@@ -271,6 +271,27 @@ impl Scoreboard {
         bytes
     }
 
+    /// What of `block` covers whole segments of `mss` bytes, or the end of what was sent with them:
+    /// a block that begins or ends inside of a segment says nothing of that segment (Linux:
+    /// `tcp_match_skb_to_sack`).
+    pub(crate) fn whole_segments(&self, block: Range<u64>, mss: u64) -> Range<u64> {
+        let holding = |position| {
+            let &id = self.order.get(self.index_of(position))?;
+            let sent = self.at(id);
+            (sent.start <= position && sent.place != Place::Sacked).then_some(sent)
+        };
+        let start = holding(block.start).map_or(block.start, |sent| {
+            let whole = (block.start - sent.start).next_multiple_of(mss);
+            (sent.start + whole).min(sent.end)
+        });
+        let end = holding(block.end - 1)
+            .filter(|sent| block.end < sent.end)
+            .map_or(block.end, |sent| {
+                sent.start + (block.end - sent.start) / mss * mss
+            });
+        start..end.max(start)
+    }
+
     /// The peer holds `block`, which lies between SND.UNA and SND.NXT. As [`ack_to`](Self::ack_to).
     pub(crate) fn sack(&mut self, block: Range<u64>, mut delivered: impl FnMut(&Sent)) -> u64 {
         let mut sacked = std::mem::take(&mut self.sacked);

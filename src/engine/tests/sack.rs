@@ -134,3 +134,30 @@ fn rfc2018_3_a_fin_before_its_turn_is_reported_like_text() {
     s.recv("P. 81:101(20) ack 1 win 65535");
     s.sent(". 1:1(0) ack 1 <sack 51:102>");
 }
+
+#[test]
+fn a_block_that_ends_or_begins_inside_of_a_segment_says_nothing_of_that_segment() {
+    let mut s = ten_segments();
+    // The last byte of the fourth, and all but one byte of the sixth and seventh.
+    s.acked(1, "sack 3999:4001");
+    s.acked(1, "sack 5001:7000 3999:4001");
+    assert_eq!(s.windows().2, 9000);
+    assert_eq!(s.wait_for_timer().map(|time| time.as_millis()), Some(25));
+    s.sent(". 1:1001(1000)");
+    // Of what is lost the fourth is sent again whole.
+    s.wait_ms(100);
+    s.acked(3001, "sack 5001:7000 3999:4001");
+    s.sent(". 3001:4001(1000)");
+}
+
+#[test]
+fn a_block_up_to_the_end_of_a_short_segment_covers_it() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 2300);
+    s.sent("P. 1:2301(2300)");
+    s.wait_ms(100);
+    s.acked(1, "sack 2001:2301");
+    assert_eq!(s.windows().2, 2000);
+    s.acked(1, "sack 1001:2301");
+    assert_eq!(s.windows().2, 1000);
+}
