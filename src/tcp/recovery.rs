@@ -199,6 +199,8 @@ pub(crate) struct Delivery {
     newest: Option<(Time, u64)>,
     /// Something that was acknowledged by number had been sent more than once.
     retransmitted: bool,
+    /// RACK.rtt is that of something that was acknowledged by number.
+    timed_by_number: bool,
     /// When the last of that was sent again.
     again_sent_at: Option<Time>,
     /// Something that a timeout gave up arrived without having been sent again.
@@ -334,14 +336,14 @@ impl Recovery {
                 by == By::Number && echo != 0 && is_before(echo, clock.val(sent.sent_at))
             });
             if !older && rtt >= delivery.min_rtt {
-                self.advance_rack(sent, rtt);
+                self.advance_rack(sent, rtt, delivery, by);
             }
             if by == By::Number {
                 delivery.retransmitted = true;
                 delivery.again_sent_at = delivery.again_sent_at.max(Some(sent.sent_at));
             }
         } else {
-            self.advance_rack(sent, rtt);
+            self.advance_rack(sent, rtt, delivery, by);
             let at = sent.sent_at;
             let oldest = match by {
                 By::Number => &mut delivery.acked_sent_at,
@@ -362,11 +364,16 @@ impl Recovery {
         }
     }
 
-    fn advance_rack(&mut self, sent: &Sent, rtt: Duration) {
+    /// RFC 8985 §6.2 step 2. RACK.rtt is that of what was delivered last, not of what was sent last:
+    /// of what the number acknowledges where that is anything, for Linux looks at the blocks first.
+    fn advance_rack(&mut self, sent: &Sent, rtt: Duration, delivery: &mut Delivery, by: By) {
+        if by == By::Number || !delivery.timed_by_number {
+            self.rack.rtt = rtt;
+            delivery.timed_by_number = by == By::Number;
+        }
         let this = (sent.sent_at, sent.end);
         if self.rack.newest.is_none_or(|newest| this > newest) {
             self.rack.newest = Some(this);
-            self.rack.rtt = rtt;
         }
     }
 

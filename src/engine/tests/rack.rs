@@ -119,3 +119,20 @@ fn rfc8985_6_2_a_retransmission_acknowledged_faster_than_any_round_trip_is_its_o
     assert_eq!(s.info().lost, 0);
     s.silence();
 }
+
+#[test]
+fn rfc8985_6_2_the_round_trip_is_that_of_what_was_delivered_last_and_not_of_what_was_sent_last() {
+    let mut s = ten_segments();
+    s.acked(1, "sack 5001:8001");
+    s.sent("P. 1:3001(3000)");
+    s.wait_ms(3);
+    // A late original: the path reorders.
+    s.acked(1, "sack 4001:8001");
+    s.wait_ms(120);
+    // The second and third arrived when they were sent again, the fourth has been on its way for
+    // 223 ms all the time, so the last two may still come.
+    s.acked(1, "sack 1001:4001 4001:8001");
+    s.silence();
+    assert_eq!(s.wait_for_timer(), Some(25 * MS));
+    s.sent("P. 8001:10001(2000)");
+}
