@@ -366,7 +366,17 @@ impl Connection {
     /// The reordering timer (RFC 8985 §6.2 step 5).
     pub(super) fn on_reorder_timeout(&mut self, cx: &mut Context<'_>) {
         let flight = self.snd.flight_size() - self.recovery.board.sacked();
+        let was_open = self.recovery.is_open();
         self.detect_loss(flight, cx);
+        let in_flight = self.recovery.in_flight();
+        if let Mode::Fast { prr, .. } = &mut self.recovery.mode
+            && was_open
+        {
+            // What told of the loss came before: it counts as one segment (Linux:
+            // `tcp_rack_reo_timeout`).
+            let mss = u64::from(self.snd.mss);
+            prr.on_ack(mss, in_flight, false, mss);
+        }
         self.set_loss_timers(false, cx.now);
     }
 

@@ -69,3 +69,23 @@ fn rfc9937_6_no_delivered_data_sends_nothing() {
     }
     s.silence();
 }
+
+#[test]
+fn a_loss_that_the_clock_finds_counts_the_segment_that_told_of_it() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:2001");
+    assert_eq!(s.wait_for_timer().map(|time| time.as_millis()), Some(25));
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(91);
+    s.acked(1, "sack 1001:3001");
+    s.silence();
+    s.wait_ms(10);
+    // All that was sent before the retransmission is lost, and three segments were delivered since
+    // the loss was found, the one that told of it among them.
+    s.acked(3001, "");
+    s.sent(". 3001:5001(2000)");
+    s.silence();
+}
