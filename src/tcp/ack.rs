@@ -248,7 +248,15 @@ impl Connection {
             self.cc
                 .on_congestion(saturate(outcome.flight), Cause::Loss, now);
             self.cc.on_recovery_exit(now);
+            self.note_reduction();
         }
+    }
+
+    /// RFC 3168 §6.1.2: the peer is told of a smaller window, whatever the reason, and there is no
+    /// second reduction for marks from before it.
+    fn note_reduction(&mut self) {
+        self.ecn.reduced = self.agreed.ecn;
+        self.ecn.reduced_until = self.snd.nxt;
     }
 
     /// RFC 3168 §6.1.2: an echoed mark counts like a loss, once in a window of data.
@@ -259,8 +267,7 @@ impl Connection {
             && self.snd.una > self.ecn.reduced_until
             && outcome.acked > 0
         {
-            self.ecn.reduced_until = self.snd.nxt;
-            self.ecn.reduced = true;
+            self.note_reduction();
             self.cc
                 .on_congestion(saturate(outcome.flight), Cause::Ecn, now);
             self.cc.on_recovery_exit(now);
@@ -407,8 +414,7 @@ impl Connection {
         };
         self.recovery.probe = None;
         self.recovery.begin_episode(self.snd.una);
-        self.ecn.reduced = self.agreed.ecn;
-        self.ecn.reduced_until = self.snd.nxt;
+        self.note_reduction();
     }
 
     /// RFC 2018 §8: what now comes first was SACKed before, so the peer has thrown it away. It
@@ -534,8 +540,9 @@ impl Connection {
             Mode::Fast { .. } => (false, false),
             Mode::Rto { .. } => (false, true),
         };
-        if self.patience.retries > 0 && (!was_rto || self.patience.retries <= 1) {
+        if !was_rto || self.patience.retries == 1 {
             self.cc.on_rto(saturate(self.snd.flight_size()), cx.now);
+            self.note_reduction();
         }
         if was_open || self.recovery.undo.is_none() {
             self.recovery.begin_episode(self.snd.una);

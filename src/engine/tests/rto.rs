@@ -137,3 +137,24 @@ fn rfc6298_5_3_a_block_that_took_longer_than_the_head_is_out_begins_the_timeout_
     s.wait_ms(1000);
     assert_eq!(s.counters().timeouts, 3);
 }
+
+#[test]
+fn rfc3168_6_1_2_a_window_reduced_by_a_timeout_is_told_with_cwr_on_new_data() {
+    let mut s = Script::listening(Config::default(), 16);
+    s.recv("SEW 0:0(0) win 65535 <mss 1000>");
+    s.sent("SE. 0:0(0) ack 1");
+    s.wait_ms(100);
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.accept();
+    s.write(0, 1000);
+    s.sent("P. 1:1001(1000)");
+    s.wait_for_timer();
+    // A retransmission is no new data.
+    s.sent("P. 1:1001(1000)");
+    s.acked(1001, "");
+    s.write(1000, 1000);
+    s.sent("PW. 1001:2001(1000)");
+    s.acked(2001, "");
+    s.write(2000, 1000);
+    s.sent("P. 2001:3001(1000)");
+}
