@@ -108,7 +108,7 @@ impl Connection {
         if seg.header.flags.has(Flags::SYN) {
             return Break(Verdict::Challenge);
         }
-        if seg.seq_len() == 0 && self.is_current(seq) {
+        if self.is_current(seq, seg.seq_len()) {
             return Continue(());
         }
         cx.counters.drop_out_of_window += 1;
@@ -122,12 +122,17 @@ impl Connection {
         })
     }
 
-    /// Whether a bare acknowledgement with this number was on its way while what lies behind it
-    /// was, or comes from a peer that has filled our window: the four cases would refuse what it
-    /// acknowledges (Linux: `tcp_sequence`).
-    fn is_current(&self, seq: SeqNum) -> bool {
+    /// Whether a segment was on its way while what lies behind it was, or comes from a peer that
+    /// has filled our window, or that has not got our last acknowledgement and sends the end of
+    /// what we have once more: the four cases would refuse what it acknowledges (Linux:
+    /// `tcp_sequence`).
+    fn is_current(&self, seq: SeqNum, len: u32) -> bool {
         let oldest = self.rcv.seq(self.rcv.ack.sent);
-        seq.since(oldest) <= self.rcv.seq(self.rcv.adv).since(oldest)
+        let nxt = self.rcv.seq(self.rcv.nxt);
+        match len {
+            0 => seq.since(oldest) <= self.rcv.seq(self.rcv.adv).since(oldest),
+            _ => seq.is_before(nxt) && (seq + len).since(oldest) <= nxt.since(oldest),
+        }
     }
 
     /// Tells the peer with the next acknowledgement that it sent `len` numbers once more, of which
@@ -277,7 +282,12 @@ impl Connection {
             _ if !seg.header.seq.is_before(self.rcv.seq(self.rcv.nxt)) => {
                 return Break(Verdict::Silently);
             }
-            _ => return Break(Verdict::WithAck),
+            _ => {
+                if self.agreed.sack && self.is_current(seg.header.seq, seg.seq_len()) {
+                    self.note_duplicate(seg.header.seq, seg.seq_len());
+                }
+                return Break(Verdict::WithAck);
+            }
         }
         let Some(start) = self.rcv.position(seg.header.seq) else {
             return Break(Verdict::WithAck);
@@ -288,7 +298,10 @@ impl Connection {
         }
         self.measure_segment(&seg);
         let nxt_before = self.rcv.nxt;
-        if fin && end <= self.rcv.adv && self.rcv.fin.is_none_or(|at| end <= at) {
+        if fin
+            && (self.rcv.nxt..=self.rcv.adv).contains(&end)
+            && self.rcv.fin.is_none_or(|at| end <= at)
+        {
             self.rcv.fin = Some(end);
         }
         if seg.len > 0 {

@@ -787,3 +787,43 @@ fn the_ladders_in_docs_states_are_what_the_engines_do() {
         );
     }
 }
+
+#[test]
+fn what_comes_again_with_a_newer_acknowledgement_acknowledges() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("P. 1:101(100) ack 1");
+    s.sent(". 1:1(0) ack 101");
+    s.write(0, 1000);
+    s.sent("P. 1:1001(1000) ack 101");
+    // The peer has our data, and not the acknowledgement.
+    s.recv("P. 1:101(100) ack 1001");
+    s.sent(". 1001:1001(0) ack 101 <sack 1:101>");
+    assert_eq!(s.info().in_flight, 0);
+    assert_eq!(s.read().unwrap().len(), 100);
+    // Older than that, or with a FIN where text was: not believed.
+    s.recv("P. 101:201(100) ack 1001");
+    s.wait_ms(40);
+    s.sent(". 1001:1001(0) ack 201");
+    s.write(1000, 1000);
+    s.sent("P. 1001:2001(1000) ack 201");
+    s.recv("P. 1:101(100) ack 2001");
+    s.sent(". 2001:2001(0) ack 201 <sack 1:101>");
+    assert_eq!(s.info().in_flight, 1000);
+    s.recv("F. 101:200(99) ack 2001");
+    s.sent(". 2001:2001(0) ack 201 <sack 101:201>");
+    assert_eq!((s.info().in_flight, s.state()), (0, Some(Established)));
+    s.recv("P. 201:301(100) ack 2001");
+    s.wait_ms(40);
+    s.sent(". 2001:2001(0) ack 301");
+}
+
+#[test]
+fn a_fin_that_comes_again_acknowledges_ours() {
+    let mut s = Script::accepted(Config::default());
+    s.recv("F. 1:1(0) ack 1");
+    s.sent(". 1:1(0) ack 2");
+    s.shutdown();
+    s.sent("F. 1:1(0) ack 2");
+    s.recv("F. 1:1(0) ack 2");
+    assert_eq!(s.state(), Some(Closed));
+}
