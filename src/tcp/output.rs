@@ -492,7 +492,9 @@ impl Connection {
             let range = self.new_range(fits);
             let mss = self.current_mss();
             self.unwatch_window();
-            return Some(self.send_new(range, mss, cx));
+            let mut probe = self.send_new(range, mss, cx);
+            probe.header.flags = probe.header.flags | Flags::PSH; // As Linux does.
+            return Some(probe);
         }
         Some(self.probe_segment(cx))
     }

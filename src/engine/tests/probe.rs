@@ -151,7 +151,7 @@ fn what_fits_a_small_window_goes_out_as_the_probe() {
     s.write(0, 5000);
     s.silence();
     assert_eq!(s.wait_for_timer().unwrap().as_millis(), 200);
-    s.sent(". 1:101(100) ack 1");
+    s.sent("P. 1:101(100) ack 1");
 }
 
 #[test]
