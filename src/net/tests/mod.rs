@@ -1,4 +1,5 @@
 mod buffered;
+mod chaos;
 mod datagrams;
 mod faults;
 mod incoming;
