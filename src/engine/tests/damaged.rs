@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    malformed_v6,
+    family::Family,
     raw::{self, ACK, SYN},
     script::Script,
 };
@@ -125,6 +125,6 @@ fn whatever_was_damaged_before_an_honest_peer_is_served() {
     let mut rng = Rng::new(11);
     for _ in 0..30 {
         endure(Script::accepted(Config::default()), &mut rng);
-        endure(malformed_v6::accepted(), &mut rng);
+        endure(Family::V6.accepted(), &mut rng);
     }
 }

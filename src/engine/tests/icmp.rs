@@ -1,84 +1,86 @@
-//! ICMP errors (RFC 5927): what is believed, and what it changes.
+//! ICMP errors of both families (RFC 5927): what is believed, and what it changes.
 
 use std::{io::ErrorKind, time::Duration};
 
-use super::{raw, script::Script};
+use super::{
+    family::{BOTH, Complaint, Family, complain},
+    raw,
+    script::Script,
+};
 use crate::{config::Config, info::State};
 
 const UNREACHABLE: u8 = 3;
 const SOURCE_QUENCH: u8 = 4;
-const TIME_EXCEEDED: u8 = 11;
-const PARAMETER_PROBLEM: u8 = 12;
 
-/// An error about a segment of ours with this number.
-fn error(s: &mut Script, kind: u8, code: u8, rest: u32, seq: u32) {
-    let mut about = raw::Tcp::from_peer(s, raw::ACK, 0);
-    (about.src, about.dst, about.seq) = (s.local, s.peer, s.iss().wrapping_add(seq));
-    about.payload = vec![0; 1460];
-    let bytes = raw::icmp_error(raw::v4(s.local), kind, code, rest, &about.bytes());
-    s.recv_packet(raw::packet(&bytes));
-}
-
-fn too_big(s: &mut Script, mtu: u32, seq: u32) {
-    error(s, UNREACHABLE, 4, mtu, seq);
-}
-
-fn sending() -> Script {
-    let options = "mss 1460,sackOK,nop,wscale 0";
-    let mut s = Script::accepted_with(Config::default(), options, 65_535);
+fn sending(family: Family) -> Script {
+    let mut s = family.accepted();
     s.write(0, 5000);
     s.drain();
     s
 }
 
-fn syn_sent() -> Script {
-    let mut s = Script::connecting(Config::default());
+fn syn_sent(family: Family) -> Script {
+    let mut s = family.script();
+    s.connect();
     s.sent("S 0:0(0)");
     s
 }
 
 #[test]
 fn b9_no_error_ends_a_connection_whatever_it_quotes() {
-    let kinds = [
-        (UNREACHABLE, 0),
-        (UNREACHABLE, 1),
-        (UNREACHABLE, 2),
-        (UNREACHABLE, 3),
-        (UNREACHABLE, 13),
+    let v4 = [
+        (3, 0),
+        (3, 1),
+        (3, 2),
+        (3, 3),
+        (3, 13),
         (SOURCE_QUENCH, 0),
-        (TIME_EXCEEDED, 0),
-        (PARAMETER_PROBLEM, 0),
+        (11, 0),
+        (12, 0),
     ];
-    let mut s = sending();
-    let cwnd = s.engine.info(s.id()).unwrap().cwnd;
-    for (kind, code) in kinds {
-        for seq in [1, 5000, 5001, 6000, 0, 1 << 30] {
-            error(&mut s, kind, code, 0, seq);
+    let unreachable = (0..=7).map(|code| (1, code));
+    let v6 = unreachable.chain([(3, 0), (3, 1), (4, 0), (4, 1), (4, 2)]);
+    for (family, kinds) in BOTH.into_iter().zip([v4.to_vec(), v6.collect()]) {
+        let mut s = sending(family);
+        let cwnd = s.info().cwnd;
+        for (kind, code) in &kinds {
+            for seq in [1, 5000, 5001, 6000, 0, 1 << 30] {
+                complain(&mut s, Complaint::Other(*kind, *code), seq);
+            }
         }
+        s.silence();
+        assert_eq!(s.state(), Some(State::Established));
+        assert_eq!(s.info().cwnd, cwnd);
+        assert_eq!(s.counters().drop_icmp as usize, kinds.len() * 4);
+        s.recv(". 1:1(0) ack 5001");
+        assert_eq!(s.info().acked, 5000);
     }
-    s.silence();
-    assert_eq!(s.state(), Some(State::Established));
-    assert_eq!(s.engine.info(s.id()).unwrap().cwnd, cwnd);
-    assert_eq!(s.counters().drop_icmp, 8 * 4);
-    s.recv(". 1:1(0) ack 5001");
-    assert_eq!(s.engine.info(s.id()).unwrap().acked, 5000);
 }
 
 #[test]
 fn b9_a_soft_error_is_what_a_timeout_is_reported_as() {
-    let mut s = sending();
-    error(&mut s, UNREACHABLE, 1, 0, 1);
-    s.wait(Duration::from_secs(2000));
-    s.drain();
-    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::HostUnreachable);
+    for family in BOTH {
+        let mut s = sending(family);
+        complain(&mut s, Complaint::Host, 1);
+        s.wait(Duration::from_secs(2000));
+        s.drain();
+        assert_eq!(s.read().unwrap_err().kind(), ErrorKind::HostUnreachable);
+    }
 }
 
 #[test]
 fn b9_an_unreachable_port_fails_an_attempt_to_connect_at_once() {
-    for code in [2, 3] {
-        let mut s = syn_sent();
-        error(&mut s, UNREACHABLE, code, 0, 0);
+    // IPv4 knows protocols that cannot be reached as well.
+    let protocol = Complaint::Other(3, 2);
+    for (family, complaint) in [
+        (Family::V4, Complaint::Port),
+        (Family::V4, protocol),
+        (Family::V6, Complaint::Port),
+    ] {
+        let mut s = syn_sent(family);
+        complain(&mut s, complaint, 0);
         assert_eq!(s.state(), Some(State::Closed));
+        assert_eq!(s.read().unwrap_err().kind(), ErrorKind::ConnectionRefused);
         s.wait_ms(10_000);
         s.silence();
     }
@@ -86,22 +88,38 @@ fn b9_an_unreachable_port_fails_an_attempt_to_connect_at_once() {
 
 #[test]
 fn b9_a_wrong_quote_fails_nothing() {
-    let mut s = syn_sent();
-    error(&mut s, UNREACHABLE, 3, 0, 1);
-    error(&mut s, UNREACHABLE, 3, 0, u32::MAX);
-    let peer = s.peer;
-    s.peer.set_port(1);
-    error(&mut s, UNREACHABLE, 3, 0, 0);
-    s.peer = peer;
-    assert_eq!(s.state(), Some(State::SynSent));
-    assert_eq!(s.counters().drop_icmp, 3);
+    for family in BOTH {
+        let mut s = syn_sent(family);
+        complain(&mut s, Complaint::Port, 1);
+        complain(&mut s, Complaint::Port, u32::MAX);
+        let peer = s.peer;
+        s.peer.set_port(1);
+        complain(&mut s, Complaint::Port, 0);
+        let elsewhere = match family {
+            Family::V4 => "192.0.2.2:49152",
+            Family::V6 => "[2001:db8::2]:49152",
+        };
+        s.peer = elsewhere.parse().unwrap();
+        complain(&mut s, Complaint::Port, 0);
+        s.peer = peer;
+        assert_eq!(s.state(), Some(State::SynSent));
+        assert_eq!(s.counters().drop_icmp, 4);
+    }
 }
 
 #[test]
 fn b9_soft_errors_let_an_attempt_go_on() {
-    for (kind, code) in [(UNREACHABLE, 0), (UNREACHABLE, 1), (TIME_EXCEEDED, 0)] {
-        let mut s = syn_sent();
-        error(&mut s, kind, code, 0, 0);
+    let no_route = Complaint::Other(3, 0);
+    for (family, complaint) in [
+        (Family::V4, no_route),
+        (Family::V4, Complaint::Host),
+        (Family::V4, Complaint::TimeExceeded),
+        (Family::V6, Complaint::Other(1, 0)),
+        (Family::V6, Complaint::Host),
+        (Family::V6, Complaint::TimeExceeded),
+    ] {
+        let mut s = syn_sent(family);
+        complain(&mut s, complaint, 0);
         assert_eq!(s.state(), Some(State::SynSent));
         s.wait_ms(1000);
         s.sent("S 0:0(0)");
@@ -112,56 +130,71 @@ fn b9_soft_errors_let_an_attempt_go_on() {
 
 #[test]
 fn f3_an_unreachable_host_ends_the_syn_acks_to_it() {
-    let mut s = Script::listening(Config::default(), 16);
-    s.recv("S 0:0(0) win 65535 <mss 1000>");
-    s.sent("S. 0:0(0) ack 1");
-    error(&mut s, UNREACHABLE, 1, 0, 5);
-    error(&mut s, UNREACHABLE, 3, 0, 0);
-    s.wait_ms(1000);
-    s.sent("S. 0:0(0) ack 1");
-    error(&mut s, UNREACHABLE, 1, 0, 0);
-    s.wait(Duration::from_secs(100));
-    s.silence();
+    for family in BOTH {
+        let mut s = family.listening();
+        s.recv("S 0:0(0) win 65535 <mss 1000>");
+        s.sent("S. 0:0(0) ack 1");
+        complain(&mut s, Complaint::Host, 5);
+        complain(&mut s, Complaint::Port, 0);
+        s.wait_ms(1000);
+        s.sent("S. 0:0(0) ack 1");
+        complain(&mut s, Complaint::Host, 0);
+        s.wait(Duration::from_secs(100));
+        s.silence();
+    }
 }
 
 #[test]
-fn b10_packet_too_big_is_believed_of_what_is_in_flight_and_no_further_than_552() {
-    for (mtu, mss) in [(1400, 1360), (552, 512), (551, 512), (68, 512), (1, 512)] {
-        let mut s = sending();
-        too_big(&mut s, mtu, 1);
-        assert_eq!(s.engine.info(s.id()).unwrap().snd_mss, mss, "MTU {mtu}");
-        let again = s.drain();
-        assert!(!again.is_empty(), "what was too big goes out again");
-        for sent in again {
-            assert!(sent.gso_size <= mss as u16 && sent.payload.len() >= 500.min(mss as usize));
+fn b10_packet_too_big_is_believed_of_what_is_in_flight_and_no_further_than_552_or_1280() {
+    let v4 = [(1400, 1360), (552, 512), (551, 512), (68, 512), (1, 512)];
+    let v6 = [
+        (1400, 1340),
+        (1280, 1220),
+        (1279, 1220),
+        (68, 1220),
+        (0, 1220),
+    ];
+    for (family, sizes) in BOTH.into_iter().zip([v4, v6]) {
+        for (mtu, mss) in sizes {
+            let mut s = sending(family);
+            complain(&mut s, Complaint::TooBig(mtu), 1);
+            assert_eq!(s.info().snd_mss, mss, "MTU {mtu}");
+            let again = s.drain();
+            let bytes: usize = again.iter().map(|sent| sent.payload.len()).sum();
+            assert_eq!(bytes, 5000, "what was too big goes out again");
+            for sent in again {
+                assert!(sent.gso_size <= mss as u16, "{}", sent.text);
+            }
         }
     }
 }
 
 #[test]
 fn b10_a_wrong_quote_or_a_greater_mtu_changes_nothing() {
-    let mut s = sending();
-    for seq in [0, 5001, 6000, 1 << 31] {
-        too_big(&mut s, 68, seq);
+    for (family, least) in BOTH.into_iter().zip([68, 1280]) {
+        let mut s = sending(family);
+        for seq in [0, 5001, 6000, 1 << 31] {
+            complain(&mut s, Complaint::TooBig(least), seq);
+        }
+        for mtu in [1500, 1501, 65_535] {
+            complain(&mut s, Complaint::TooBig(mtu), 1);
+        }
+        assert_eq!(s.info().snd_mss, u32::from(family.mss()));
+        s.silence();
     }
-    for mtu in [1500, 1501, 65_535] {
-        too_big(&mut s, mtu, 1);
-    }
-    assert_eq!(s.engine.info(s.id()).unwrap().snd_mss, 1460);
-    s.silence();
 }
 
 #[test]
 fn b10_a_router_that_does_not_say_what_fits_is_helped() {
-    let mut s = sending();
-    too_big(&mut s, 0, 1);
+    let mut s = sending(Family::V4);
+    complain(&mut s, Complaint::TooBig(0), 1);
     let info = s.engine.info(s.id()).unwrap();
     assert_eq!(info.path_mtu, 1492);
 }
 
 #[test]
 fn errors_to_another_address_than_the_quoted_are_dropped() {
-    let mut s = syn_sent();
+    let mut s = syn_sent(Family::V4);
     let mut about = raw::Tcp::from_peer(&s, raw::ACK, 0);
     (about.src, about.dst, about.seq) = (s.local, s.peer, s.iss());
     let mut bytes = raw::icmp_error(raw::v4(s.local), UNREACHABLE, 3, 0, &about.bytes());

@@ -2,6 +2,7 @@
 //! was.
 
 use super::{
+    family::{BOTH, Family, data, lives},
     pair::pattern,
     raw::{self, ACK, FIN, RST, SYN, URG},
     script::Script,
@@ -9,24 +10,6 @@ use super::{
 use crate::{config::Config, info::State};
 
 const EVERY_FLAG: std::ops::Range<u8> = 0..64;
-
-/// A data segment of ten bytes for an accepted connection.
-fn data(s: &Script) -> raw::Tcp {
-    let mut seg = raw::Tcp::from_peer(s, ACK, 1);
-    seg.ack = s.iss().wrapping_add(1);
-    seg.payload = pattern(0, 10);
-    seg
-}
-
-/// The connection still takes its next bytes.
-#[track_caller]
-fn lives(s: &mut Script) {
-    s.silence();
-    let seg = data(s);
-    s.recv_packet(seg.packet());
-    s.sent(". 1:1(0) ack 11");
-    assert_eq!(s.read().unwrap(), pattern(0, 10));
-}
 
 /// What a listener answers to a SYN with these options.
 fn answer_to(options: &[u8]) -> Option<super::script::Sent> {
@@ -136,27 +119,31 @@ fn m4_an_absurd_mss_does_not_drown_us_in_headers() {
 
 #[test]
 fn m6_data_offsets_and_lengths_that_contradict_each_other() {
-    for offset in 0..16_u8 {
-        for len in 0..=40 {
-            if offset >= 5 && usize::from(offset) * 4 <= len {
-                continue;
+    for family in BOTH {
+        let mut s = family.accepted();
+        let mut bad = 0;
+        for offset in 0..16_u8 {
+            for len in 0..=40 {
+                if offset >= 5 && usize::from(offset) * 4 <= len {
+                    continue;
+                }
+                let mut segment = data(&s).segment();
+                segment.resize(40, 0);
+                segment[12] = offset << 4;
+                segment.truncate(len);
+                if len >= 18 {
+                    raw::fix_tcp_checksum(s.peer.ip(), s.local.ip(), &mut segment);
+                }
+                let packet = Family::packet(s.peer, s.local, &segment);
+                s.recv_packet(raw::packet(&packet));
+                s.silence();
+                bad += 1;
+                let counted = s.counters().drop_malformed_tcp;
+                assert_eq!(counted, bad, "{family:?} {offset} {len}");
             }
-            let mut s = Script::accepted(Config::default());
-            let mut segment = data(&s).segment();
-            segment.resize(40, 0);
-            segment[12] = offset << 4;
-            segment.truncate(len);
-            let (src, dst) = (raw::v4(s.peer), raw::v4(s.local));
-            if len >= 18 {
-                raw::fix_tcp_checksum(src, dst, &mut segment);
-            }
-            s.recv_packet(raw::packet(&raw::ipv4(src, dst, 6, &segment)));
-            s.silence();
-            assert_eq!(s.counters().drop_malformed_tcp, 1, "{offset} {len}");
         }
+        lives(&mut s);
     }
-    let mut s = Script::accepted(Config::default());
-    lives(&mut s);
 }
 
 #[test]
@@ -188,49 +175,64 @@ fn m7_bad_ip_headers_and_truncated_packets() {
 
 #[test]
 fn m7_padding_is_never_data() {
-    let mut s = Script::accepted(Config::default());
-    let mut padded = data(&s).bytes();
-    padded.extend([0xee; 20]);
-    s.recv_packet(raw::packet(&padded));
-    s.sent(". 1:1(0) ack 11");
-    assert_eq!(s.read().unwrap(), pattern(0, 10));
+    for family in BOTH {
+        let mut s = family.accepted();
+        let mut padded = data(&s).bytes();
+        padded.extend([0xee; 20]);
+        s.recv_packet(raw::packet(&padded));
+        s.sent(". 1:1(0) ack 11");
+        assert_eq!(s.read().unwrap(), pattern(0, 10));
+    }
 }
 
 #[test]
 fn m8_a_wrong_checksum_is_dropped_whatever_it_would_have_done() {
-    let mut s = Script::accepted(Config::default());
-    for flags in [ACK, RST, RST | ACK, SYN, FIN | ACK] {
-        for wrong in [0, 0xffff, 0x1234] {
-            let mut seg = data(&s);
-            seg.flags = flags;
-            let mut bytes = seg.bytes();
-            bytes[36..38].copy_from_slice(&u16::to_be_bytes(wrong));
-            s.recv_packet(raw::packet(&bytes));
+    for family in BOTH {
+        let mut s = family.accepted();
+        let at = family.header_len();
+        for flags in [ACK, RST, RST | ACK, SYN, FIN | ACK] {
+            for wrong in [0, 0xffff, 0x1234] {
+                let mut seg = data(&s);
+                seg.flags = flags;
+                let mut bytes = seg.bytes();
+                bytes[at + 16..at + 18].copy_from_slice(&u16::to_be_bytes(wrong));
+                s.recv_packet(raw::packet(&bytes));
+            }
         }
+        assert_eq!(s.counters().drop_tcp_checksum, 15);
+        // The addresses are summed too.
+        let segment = data(&s).segment();
+        let elsewhere = match family {
+            Family::V4 => "192.0.2.3:49152",
+            Family::V6 => "[2001:db8::3]:49152",
+        };
+        let packet = Family::packet(elsewhere.parse().unwrap(), s.local, &segment);
+        s.recv_packet(raw::packet(&packet));
+        assert_eq!(s.counters().drop_tcp_checksum, 16);
+        assert_eq!(s.state(), Some(State::Established));
+        lives(&mut s);
     }
-    assert_eq!(s.counters().drop_tcp_checksum, 15);
-    assert_eq!(s.state(), Some(State::Established));
-    lives(&mut s);
 }
 
 #[test]
 fn m9_land_packets_with_our_own_address_are_dropped() {
-    let mut s = Script::listening(Config::default(), 16);
-    for n in 0..400 {
-        let mut syn = raw::Tcp::from_peer(&s, SYN, n);
-        syn.src = s.local;
-        s.recv_packet(syn.packet());
+    for family in BOTH {
+        let mut s = family.listening();
+        for n in 0..400 {
+            let mut syn = raw::Tcp::from_peer(&s, SYN, n);
+            syn.src = s.local;
+            s.recv_packet(syn.packet());
+        }
+        s.silence();
+        s.wait_ms(100_000);
+        s.silence();
+        assert_eq!(s.counters().drop_martian, 400);
     }
-    s.silence();
-    s.wait_ms(100_000);
-    s.silence();
-    assert_eq!(s.counters().drop_martian, 400);
 }
 
 #[test]
 fn m10_nobody_can_have_a_martian_address() {
-    let mut s = Script::listening(Config::default(), 16);
-    let martians = [
+    let v4 = [
         "127.0.0.1",
         "0.0.0.0",
         "0.1.2.3",
@@ -240,31 +242,42 @@ fn m10_nobody_can_have_a_martian_address() {
         "255.255.255.255",
         "192.168.255.255",
     ];
-    for martian in martians {
-        for flags in [SYN, ACK] {
-            let mut seg = raw::Tcp::from_peer(&s, flags, 0);
-            seg.src.set_ip(martian.parse().unwrap());
-            s.recv_packet(seg.packet());
-            s.silence();
+    let v6 = ["::", "::1", "ff02::1", "ff0e::1", "::ffff:192.0.2.1"];
+    for (family, martians) in BOTH.into_iter().zip([&v4[..], &v6]) {
+        let mut s = family.listening();
+        for martian in martians {
+            for flags in [SYN, ACK] {
+                let mut seg = raw::Tcp::from_peer(&s, flags, 0);
+                seg.src.set_ip(martian.parse().unwrap());
+                s.recv_packet(seg.packet());
+                s.silence();
+            }
         }
+        assert_eq!(s.counters().drop_martian, 2 * martians.len() as u64);
     }
-    assert_eq!(s.counters().drop_martian, 2 * martians.len() as u64);
 }
 
 #[test]
 fn m11_nothing_to_more_than_one_host_is_answered() {
-    let mut s = Script::new(Config::default());
-    let any = "0.0.0.0:8080".parse().unwrap();
-    s.engine.listen(any, 16).unwrap();
-    for to in ["192.168.255.255", "255.255.255.255", "224.0.0.1", "0.0.0.0"] {
-        for flags in [SYN, ACK] {
-            let mut seg = raw::Tcp::from_peer(&s, flags, 0);
-            seg.dst = std::net::SocketAddr::new(to.parse().unwrap(), 8080);
-            s.recv_packet(seg.packet());
-            s.silence();
+    let v4 = ["192.168.255.255", "255.255.255.255", "224.0.0.1", "0.0.0.0"];
+    let v6 = ["ff02::1", "ff05::2", "ff0e::1:2", "::"];
+    for (family, groups) in BOTH.into_iter().zip([v4, v6]) {
+        let mut s = family.script();
+        let any = match family {
+            Family::V4 => "0.0.0.0:8080",
+            Family::V6 => "[::]:8080",
+        };
+        s.engine.listen(any.parse().unwrap(), 16).unwrap();
+        for to in groups {
+            for flags in [SYN, ACK] {
+                let mut seg = raw::Tcp::from_peer(&s, flags, 0);
+                seg.dst = std::net::SocketAddr::new(to.parse().unwrap(), 8080);
+                s.recv_packet(seg.packet());
+                s.silence();
+            }
         }
+        assert_eq!(s.counters().drop_not_ours, 8);
     }
-    assert_eq!(s.counters().drop_not_ours, 8);
 }
 
 #[test]
@@ -289,8 +302,11 @@ fn m12_there_is_no_port_0() {
 
 #[test]
 fn m13_all_mixes_of_flags_at_a_listener() {
-    for flags in EVERY_FLAG {
-        let mut s = Script::listening(Config::default(), 16);
+    for (family, flags) in BOTH
+        .into_iter()
+        .flat_map(|family| EVERY_FLAG.map(move |flags| (family, flags)))
+    {
+        let mut s = family.listening();
         let mut seg = raw::Tcp::from_peer(&s, flags, 0);
         seg.ack = 777;
         s.recv_packet(seg.packet());
@@ -304,7 +320,7 @@ fn m13_all_mixes_of_flags_at_a_listener() {
             (false, false, true, false) => Some(SYN | ACK),
             _ => None,
         };
-        assert_eq!(answer, expected, "flags {flags:#x}");
+        assert_eq!(answer, expected, "{family:?}, flags {flags:#x}");
         if expected == Some(RST) {
             assert_eq!(sent.unwrap().header.seq.raw(), 777);
         }
@@ -327,8 +343,12 @@ fn m13_no_mix_of_flags_opens_or_resets_in_any_other_state() {
 
 #[test]
 fn m14_the_urgent_pointer_changes_nothing() {
-    for urgent in [0, 1, 8, 9, 65_535] {
-        let mut s = Script::accepted(Config::default());
+    let pointers = [0, 1, 8, 9, 65_535];
+    for (family, urgent) in BOTH
+        .into_iter()
+        .flat_map(|family| pointers.map(|urgent| (family, urgent)))
+    {
+        let mut s = family.accepted();
         let mut seg = data(&s);
         (seg.flags, seg.urgent) = (ACK | URG, urgent);
         s.recv_packet(seg.packet());

@@ -9,6 +9,7 @@ mod datagrams;
 mod delayed_ack;
 mod dsack;
 mod explore;
+mod family;
 mod flow;
 mod frto;
 mod icmp;
