@@ -373,7 +373,8 @@ mod tests {
             assert_eq!(outgoing.recv().await.unwrap(), b"whole");
             let long = outgoing.recv().await.unwrap();
             assert_eq!(long, b"head:abbbbbbbbbbbbbbbbbbbb");
-            assert_eq!(device.get_ref().flushes, 1);
+            send(&mut device, &[]).await.unwrap();
+            assert_eq!(device.get_ref().flushes, 1, "there was nothing to flush");
         }
     }
 
@@ -408,8 +409,12 @@ mod tests {
         incoming.send(Ok(vec![1])).unwrap();
         incoming.send(Err(io::Error::other("gone"))).unwrap();
         drop(incoming);
-        assert_eq!(receive(&mut device, 1).await.unwrap().len(), 1);
-        assert!(receive(&mut device, 1).await.is_err());
+        // What came before the error is given first.
+        assert_eq!(receive(&mut device, 9).await.unwrap().len(), 1);
+        assert!(receive(&mut device, 9).await.unwrap().is_empty(), "the end");
+        let (mut device, incoming, _outgoing) = self::device(1500);
+        incoming.send(Err(io::Error::other("gone"))).unwrap();
+        assert!(receive(&mut device, 9).await.is_err());
         device
             .get_mut()
             .writes

@@ -13,6 +13,8 @@ mod reader;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 mod rtnetlink;
 mod run;
+#[cfg(test)]
+mod samples;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 mod tun;
 

@@ -506,29 +506,39 @@ fn build(chain: &Chain, packets: &[Packet], links: &[Link], buffer: &mut Buffer)
 mod tests {
     use std::{collections::HashMap, task::Waker};
 
-    use bytes::Bytes;
     use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
     use super::*;
-    use crate::device::headers::{ACK, ECE};
+    use crate::device::{
+        headers::{ACK, ECE},
+        samples::{Spec, bytes, fix_checksum, packet},
+    };
 
     const MTU: usize = 1500;
 
-    /// A device that can do nothing, and takes `room` packets before it is full.
+    /// A device that can do nothing unless it is told, and takes `room` packets before it is full.
     #[derive(Default)]
     struct Plain {
         sent: VecDeque<Packet>,
         to_deliver: VecDeque<Packet>,
         room: usize,
+        segmentation_offload: Option<usize>,
+        drops: u64,
+        /// Packets that it was offered at one time, at the most.
+        offered: usize,
     }
 
     impl Device for Plain {
         fn capabilities(&self) -> Capabilities {
             Capabilities {
                 mtu: MTU,
-                checksum_offload: false,
-                segmentation_offload: None,
+                checksum_offload: self.segmentation_offload.is_some(),
+                segmentation_offload: self.segmentation_offload,
             }
+        }
+
+        fn drops(&self) -> u64 {
+            self.drops
         }
 
         fn poll_recv(
@@ -547,6 +557,7 @@ mod tests {
             _: &mut Context<'_>,
             packets: &mut VecDeque<Packet>,
         ) -> Poll<io::Result<()>> {
+            self.offered = self.offered.max(packets.len());
             while let Some(packet) = packets.pop_front() {
                 if self.sent.len() == self.room {
                     packets.push_front(packet);
@@ -610,75 +621,6 @@ mod tests {
     #[cfg(not(all(feature = "tun", target_os = "linux")))]
     fn read(packets: &[Packet]) -> Vec<Packet> {
         merge(packets.iter().cloned())
-    }
-
-    /// What a test says of a segment; all else is as in any other.
-    #[derive(Clone, Copy)]
-    struct Spec {
-        v6: bool,
-        port: u16,
-        id: u16,
-        seq: u32,
-        flags: u8,
-        gso_size: usize,
-    }
-
-    impl Default for Spec {
-        fn default() -> Self {
-            Self {
-                v6: false,
-                port: 80,
-                id: 1,
-                seq: 0,
-                flags: ACK,
-                gso_size: 0,
-            }
-        }
-    }
-
-    /// A packet as the engine makes it: headers with the sum over the pseudo-header, and slices.
-    fn packet(spec: Spec, payload: &[u8], rng: &mut StdRng) -> Packet {
-        let at = if spec.v6 { 40 } else { 20 };
-        let mut head = vec![0; at + 32];
-        if spec.v6 {
-            head[0] = 0x60;
-            head[6] = TCP;
-            head[7] = 64;
-            head[8..40].fill(7);
-        } else {
-            head[0] = 0x45;
-            put_u16(&mut head, 4, spec.id);
-            head[6] = 0x40;
-            head[8] = 64;
-            head[9] = TCP;
-            head[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        }
-        put_u16(&mut head, at, spec.port);
-        head[at + 4..at + 8].copy_from_slice(&spec.seq.to_be_bytes());
-        head[at + 12] = 0x80;
-        head[at + 13] = spec.flags;
-        head[at + 20..].copy_from_slice(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
-        let total_len = head.len() + payload.len();
-        let ip = Ip {
-            v6: spec.v6,
-            protocol: TCP,
-            header_len: at,
-            total_len,
-        };
-        ip.set_total_len(&mut head, total_len);
-        let pseudo = ip.pseudo_header(&head, total_len - at).partial();
-        put_u16(&mut head, at + 16, pseudo);
-        let meta = Meta {
-            checksum: Checksum::Partial,
-            gso_size: spec.gso_size as u16,
-        };
-        let mut packet = Packet::with_head(&head, meta);
-        let mut rest = Bytes::copy_from_slice(payload);
-        while !rest.is_empty() {
-            let len = rng.random_range(1..=rest.len().min(30_000));
-            packet.body.push(rest.split_to(len));
-        }
-        packet
     }
 
     /// The sum of RFC 1071 as it says it.
@@ -845,12 +787,7 @@ mod tests {
             let mut bytes = split([second], &mut rng)[0].to_vec();
             change(&mut bytes);
             if fix {
-                let ip = Ip::parse(&bytes, bytes.len()).unwrap();
-                ip.set_total_len(&mut bytes, ip.total_len);
-                bytes[36..38].fill(0);
-                let total = ip.pseudo_header(&bytes, ip.total_len - 20);
-                let checksum = total.combine(sum(&bytes[20..])).finish();
-                put_u16(&mut bytes, 36, checksum);
+                fix_checksum(&mut bytes);
             }
             let packets = [first, Packet::received(bytes.into(), Meta::default())];
             let merged = merge(packets.clone()).len();
@@ -946,5 +883,182 @@ mod tests {
         addresses.sort_unstable();
         let blocks = addresses.chunk_by(|a, b| b - a < BLOCK / 2).count();
         assert!(blocks <= 4, "{blocks}");
+    }
+
+    #[test]
+    fn what_a_device_can_do_is_left_to_it() {
+        let rng = &mut StdRng::seed_from_u64(8);
+        let device = Plain {
+            room: usize::MAX,
+            segmentation_offload: Some(20_000),
+            drops: 7,
+            ..Plain::default()
+        };
+        let mut offload = Offload::new(device);
+        let spec = Spec {
+            gso_size: 1400,
+            ..Spec::default()
+        };
+        let lens = [10_000, 30_000];
+        let mut packets = lens.map(|len| packet(spec, &vec![1; len], rng)).into();
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(offload.poll_send(cx, &mut packets).is_ready());
+        // The first is small enough for it; the other is 22 segments.
+        let sizes: Vec<_> = offload.device.sent.iter().map(Packet::len).collect();
+        assert_eq!((sizes.len(), sizes[0]), (23, 10_052));
+        assert_eq!(offload.drops(), 7);
+        // Who gives super-packets has merged what there is to merge.
+        let pair = [0, 100].map(|seq| bytes(Spec { seq, ..spec }, &[1; 100]));
+        let pair = pair.map(|bytes| Packet::received(bytes.into(), Meta::default()));
+        offload.device.to_deliver.extend(pair);
+        let mut received = Vec::new();
+        let result = offload.poll_recv(cx, &mut received, 9);
+        assert!(matches!(result, Poll::Ready(Ok(2))));
+    }
+
+    #[test]
+    fn a_device_is_never_offered_more_segments_than_it_may_take_soon() {
+        let rng = &mut StdRng::seed_from_u64(9);
+        let spec = Spec {
+            gso_size: 100,
+            ..Spec::default()
+        };
+        let mut offload = Offload::new(Plain::default());
+        let mut packets: VecDeque<_> = (0..9).map(|_| packet(spec, &[1; 3000], rng)).collect();
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(offload.poll_send(cx, &mut packets).is_pending());
+        assert!(offload.device.offered < AHEAD + 30);
+        assert!(packets.len() > 60, "what was split stays so");
+    }
+
+    #[test]
+    fn a_run_ends_where_no_packet_can_be_longer() {
+        let segments: Vec<_> = (0..60)
+            .map(|n| {
+                let seq = n * 1400;
+                let bytes = bytes(
+                    Spec {
+                        seq,
+                        ..Spec::default()
+                    },
+                    &[n as u8; 1400],
+                );
+                Packet::received(bytes.into(), Meta::default())
+            })
+            .collect();
+        for merged in [read(&segments), merge(segments.clone())] {
+            // In what was left of a block not many could follow.
+            assert!((2..=3).contains(&merged.len()));
+            let mut payloads = Vec::new();
+            for packet in merged {
+                let tcp = Tcp::of(&packet).unwrap();
+                assert_eq!(tcp.ip.total_len, packet.len());
+                payloads.extend_from_slice(&packet.to_vec()[tcp.header_len..]);
+            }
+            assert!(payloads.chunks(1400).zip(0..).all(|(c, n)| c == [n; 1400]));
+        }
+    }
+
+    #[test]
+    fn what_an_ip_header_says_besides_keeps_segments_apart() {
+        let first = |v6| {
+            bytes(
+                Spec {
+                    v6,
+                    ..Spec::default()
+                },
+                &[1; 100],
+            )
+        };
+        let next = |v6, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = bytes(
+                Spec {
+                    v6,
+                    seq: 100,
+                    ..Spec::default()
+                },
+                &[2; 100],
+            );
+            change(&mut bytes);
+            fix_checksum(&mut bytes);
+            bytes
+        };
+        let run = |packets: [Vec<u8>; 2]| {
+            let packets = packets.map(|bytes| Packet::received(bytes.into(), Meta::default()));
+            let merged = merge(packets.clone());
+            assert_eq!(read(&packets).len(), merged.len());
+            merged.len()
+        };
+        for v6 in [false, true] {
+            assert_eq!(run([first(v6), next(v6, &|_| {})]), 1);
+        }
+        // Version, traffic class and flow label are of the packet's own.
+        for at in [1, 2, 3, 7] {
+            assert_eq!(run([first(true), next(true, &|bytes| bytes[at] ^= 1)]), 2);
+        }
+        // Options of IPv4 would have to be told apart.
+        let options = |bytes: Vec<u8>| {
+            let mut longer = [&bytes[..20], &[1; 4], &bytes[20..]].concat();
+            longer[0] = 0x46;
+            put_u16(&mut longer, 2, bytes.len() as u16 + 4);
+            fix_checksum(&mut longer);
+            longer
+        };
+        assert_eq!(
+            run([options(first(false)), options(next(false, &|_| {}))]),
+            2
+        );
+    }
+
+    #[test]
+    fn a_datagram_whose_sum_is_zero_says_ones() {
+        let mut head = [0; 28];
+        head[0] = 0x45;
+        (head[8], head[9]) = (64, UDP);
+        let ip = Ip {
+            v6: false,
+            protocol: UDP,
+            header_len: 20,
+            total_len: 28,
+        };
+        ip.set_total_len(&mut head, 28);
+        put_u16(&mut head, 24, 8);
+        // What makes the sum of all others come to minus zero.
+        let rest = ip
+            .pseudo_header(&head, 8)
+            .combine(sum(&head[20..28]))
+            .finish();
+        put_u16(&mut head, 20, rest);
+        let partial = ip.pseudo_header(&head, 8).partial();
+        put_u16(&mut head, 26, partial);
+        let meta = Meta {
+            checksum: Checksum::Partial,
+            gso_size: 0,
+        };
+        let mut offload = Offload::new(Plain::default());
+        offload.device.room = 1;
+        let mut packets = VecDeque::from([Packet::with_head(&head, meta)]);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(offload.poll_send(cx, &mut packets).is_ready());
+        assert_eq!(offload.device.sent[0].head()[26..28], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn what_is_not_taken_of_a_split_packet_is_not_given_for_the_next() {
+        let rng = &mut StdRng::seed_from_u64(10);
+        let spec = Spec {
+            gso_size: 1000,
+            ..Spec::default()
+        };
+        let mut splitter = Splitter::new();
+        let first = splitter
+            .split(packet(spec, &[1; 3000], rng))
+            .next()
+            .unwrap();
+        assert_eq!(first[52..], [1; 1000]);
+        mem::forget(splitter.split(packet(spec, &[2; 3000], rng)));
+        let rest: Vec<_> = splitter.split(packet(spec, &[3; 2000], rng)).collect();
+        assert_eq!(rest.len(), 2);
+        assert!(rest.iter().all(|bytes| bytes[52..] == [3; 1000]));
     }
 }

@@ -282,3 +282,170 @@ fn read(fd: RawFd, header: &mut [u8], block: &mut BytesMut) -> io::Result<usize>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsRawFd, unix::net::UnixDatagram};
+
+    use super::*;
+    use crate::{
+        device::{
+            headers::{ACK, PSH},
+            samples::{Spec, bytes, fix_checksum},
+        },
+        packet::Checksum,
+    };
+
+    /// What is written to one end is read at the other as a TUN gives it: packet by packet.
+    struct Tun {
+        kernel: UnixDatagram,
+        device: UnixDatagram,
+        reader: Reader,
+        packets: Vec<Packet>,
+    }
+
+    impl Tun {
+        fn new(mtu: usize) -> Self {
+            let (kernel, device) = UnixDatagram::pair().unwrap();
+            device.set_nonblocking(true).unwrap();
+            let mut reader = Reader::new(false, mtu);
+            reader.merge();
+            Self {
+                kernel,
+                device,
+                reader,
+                packets: Vec::new(),
+            }
+        }
+
+        /// Says how many packets were given since the last call.
+        fn read(&mut self, packet: &[u8]) -> usize {
+            self.kernel.send(packet).unwrap();
+            let before = self.packets.len();
+            let fd = self.device.as_raw_fd();
+            self.reader.read(fd, &mut self.packets).unwrap();
+            self.packets.len() - before
+        }
+
+        fn flush(&mut self) -> usize {
+            let before = self.packets.len();
+            self.reader.flush(&mut self.packets);
+            self.packets.len() - before
+        }
+
+        /// The payload of the packet that was given last.
+        fn payload(&self) -> &[u8] {
+            let packet = self.packets.last().unwrap();
+            let tcp = Tcp::of(packet).unwrap();
+            &packet.first()[tcp.header_len..tcp.ip.total_len]
+        }
+    }
+
+    fn segment(port: u16, seq: u32, flags: u8, len: usize) -> Vec<u8> {
+        let spec = Spec {
+            port,
+            seq,
+            flags: ACK | flags,
+            ..Spec::default()
+        };
+        bytes(spec, &vec![seq as u8; len])
+    }
+
+    #[test]
+    fn what_may_be_continued_waits_and_what_is_pushed_does_not() {
+        let mut tun = Tun::new(1500);
+        assert_eq!(tun.read(&segment(1, 0, PSH, 100)), 1, "alone");
+        assert_eq!(tun.packets[0].meta, Meta::default());
+        assert_eq!(tun.read(&segment(1, 100, 0, 100)), 0);
+        assert_eq!(tun.read(&segment(1, 200, PSH, 100)), 1, "ends a run");
+        assert_eq!(tun.packets[1].meta.gso_size, 100);
+        assert_eq!(tun.payload(), [[100; 100], [200; 100]].concat());
+        assert_eq!(tun.read(&segment(1, 300, 0, 100)), 0);
+        assert_eq!(tun.read(&segment(1, 400, 0, 99)), 1, "so does a short one");
+        assert_eq!(tun.read(&segment(1, 499, 0, 100)), 0);
+        assert_eq!((tun.flush(), tun.flush()), (1, 0));
+        let meta = tun.packets[3].meta;
+        assert_eq!((meta.checksum, meta.gso_size), (Checksum::Verified, 0));
+    }
+
+    #[test]
+    fn flows_that_take_turns_are_read_whole_for_a_while() {
+        let mut tun = Tun::new(1500);
+        assert_eq!(tun.read(&segment(1, 0, 0, 100)), 0);
+        assert_eq!(tun.read(&segment(2, 0, 0, 100)), 2, "neither goes on");
+        for n in 1..u32::from(HOLD_OFF) {
+            assert_eq!(tun.read(&segment(1, n * 100, 0, 100)), 1);
+        }
+        let seq = u32::from(HOLD_OFF) * 100;
+        assert_eq!(tun.read(&segment(1, seq, 0, 100)), 0, "tried again");
+        assert_eq!(tun.read(&segment(1, seq + 100, 0, 100)), 0);
+        // A run that came to something is no reason to give up.
+        assert_eq!(tun.read(&segment(2, 100, 0, 100)), 1);
+        assert_eq!(tun.read(&segment(2, 200, 0, 100)), 0);
+        assert_eq!(tun.flush(), 1);
+        assert_eq!(tun.payload().len(), 200);
+    }
+
+    #[test]
+    fn a_run_ends_before_there_is_no_room_for_another_packet() {
+        let mut tun = Tun::new(9000);
+        for n in 0..30 {
+            tun.read(&segment(1, n * 8900, 0, 8900));
+        }
+        tun.flush();
+        assert_eq!(tun.reader.drops(), 0);
+        let total: usize = tun.packets.iter().map(|packet| packet.len() - 52).sum();
+        assert_eq!(total, 30 * 8900);
+    }
+
+    #[test]
+    fn what_is_too_long_is_dropped_and_told_of_and_leaves_a_run_as_it_was() {
+        let mut tun = Tun::new(500);
+        let mut longest = bytes(Spec::default(), &[1; 448]);
+        assert_eq!(tun.read(&longest), 0);
+        assert!(!tun.reader.take_cut_off());
+        assert_eq!(tun.flush(), 1);
+        assert_eq!(tun.packets[0].len(), 500);
+
+        tun.read(&segment(1, 0, 0, 100));
+        // As much as a read takes is more than there may be.
+        longest.resize(2 * BLOCK, 0);
+        assert_eq!(tun.read(&longest), 0);
+        assert!(tun.reader.take_cut_off() && !tun.reader.take_cut_off());
+        assert_eq!(tun.reader.drops(), 1);
+        tun.read(&segment(1, 100, 0, 100));
+        assert_eq!(tun.flush(), 1);
+        assert_eq!(tun.payload(), [[0; 100], [100; 100]].concat());
+    }
+
+    #[test]
+    fn padding_is_no_data_even_if_the_sum_is_right_with_it() {
+        let mut tun = Tun::new(1500);
+        tun.read(&segment(1, 0, 0, 100));
+        let mut padded = segment(1, 100, 0, 100);
+        // With two bytes more in the length, these come to zero.
+        padded.extend([0xff, 0xfd]);
+        tun.read(&padded);
+        tun.flush();
+        for packet in &tun.packets {
+            let tcp = Tcp::of(packet).unwrap();
+            assert_eq!(tcp.payload_len(), 100, "{:?}", packet.meta);
+        }
+        assert_eq!(tun.packets.len(), 2);
+    }
+
+    #[test]
+    fn a_damaged_segment_is_given_as_it_is() {
+        let mut tun = Tun::new(1500);
+        tun.read(&segment(1, 0, 0, 100));
+        let mut damaged = segment(1, 100, 0, 100);
+        damaged[80] ^= 1;
+        assert_eq!(tun.read(&damaged), 2);
+        assert_eq!(tun.packets[1].to_vec(), damaged);
+        assert_eq!(tun.packets[1].meta, Meta::default());
+        fix_checksum(&mut damaged);
+        tun.read(&damaged);
+        tun.flush();
+        assert_eq!(tun.packets[2].to_vec(), damaged);
+    }
+}

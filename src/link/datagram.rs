@@ -936,4 +936,50 @@ mod tests {
             }
         });
     }
+
+    #[test]
+    fn what_was_to_be_sent_is_let_go_of_when_the_stack_ends() {
+        let socket = socket();
+        socket.try_send(b"1234", Target::To(peer())).unwrap();
+        socket.deliver(datagram(1), &mut Wakes::new());
+        socket.fail(Failure::StackClosed, &mut Wakes::new());
+        assert!(!socket.has_to_send());
+        assert_eq!(socket.network.held(), OVERHEAD + 4);
+        socket.try_recv().unwrap();
+        socket.try_recv().unwrap_err();
+    }
+
+    #[test]
+    fn what_a_path_carries_is_forgotten_with_the_peer_at_its_end() {
+        let socket = socket();
+        let local = socket.local_addr();
+        socket.connect(peer()).unwrap();
+        assert!(socket.set_path_mtu((local, peer()), 500));
+        let long = [0; 1000];
+        let error = socket.try_send(&long, Target::Connected).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(90));
+        socket.connect("10.7.0.8:4000".parse().unwrap()).unwrap();
+        socket.try_send(&long, Target::Connected).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_flow_gives_nobody_else_the_socket_for_any_destination() {
+        let network = Arc::clone(&socket().network);
+        let bell = Doorbell::new();
+        let marks = Marks { ttl: 64, tos: 0 };
+        assert!(network.take_any());
+        let local = "192.0.2.1:53".parse().unwrap();
+        let limits = (8192, 8192);
+        DatagramLink::flow(
+            Arc::clone(&bell),
+            Arc::clone(&network),
+            (local, peer()),
+            limits,
+            marks,
+        )
+        .close();
+        assert!(!network.take_any());
+        DatagramLink::any(bell, Arc::clone(&network), limits, marks).close();
+        assert!(network.take_any());
+    }
 }

@@ -697,4 +697,56 @@ mod tests {
         assert!(pipe.discard(&mut Wakes::new()));
         assert_eq!((pipe.queued(), memory(&pipe)), (0, (false, 0)));
     }
+
+    #[test]
+    fn nothing_clears_the_end() {
+        for failed in [false, true] {
+            let pipe = pipe(1000);
+            match failed {
+                true => pipe.fail(&mut Wakes::new()),
+                false => pipe.finish(&mut Wakes::new()),
+            }
+            pipe.clear_ready_since(pipe.tick());
+            assert!(pipe.ready().contains(Ready::READABLE | Ready::READ_CLOSED));
+        }
+    }
+
+    #[test]
+    fn memory_that_is_scarce_is_pinned_by_what_fills_it_only() {
+        for (scarce, len, copied) in [
+            (false, KEEP_MIN, false),
+            (true, KEEP_MIN, true),
+            (true, KEEP_MIN_SCARCE, false),
+        ] {
+            let pipe = pipe(1 << 20);
+            if scarce {
+                pipe.bell.budget().set_limit(200_000);
+                pipe.bell.budget().charge(110_000);
+            }
+            let slice = Bytes::from(vec![7; len]);
+            let at = slice.as_ptr();
+            push(&pipe, slice);
+            let Read::Some { taken, .. } = pipe.read_chunk(usize::MAX, Wait::Never) else {
+                panic!("it was pushed");
+            };
+            assert_eq!(taken.as_ptr() != at, copied, "{scarce} {len}");
+        }
+    }
+
+    #[test]
+    fn what_lies_beside_counts_and_room_is_what_there_is_memory_for() {
+        let pipe = pipe(1 << 20);
+        let budget = pipe.bell.budget();
+        assert_eq!(pipe.room(), usize::MAX);
+        let before = budget.held();
+        pipe.set_beside(50_000);
+        assert!(budget.held() > before + 40_000);
+        pipe.set_beside(0);
+        assert_eq!(budget.held(), before);
+        budget.set_limit(1 << 20);
+        budget.charge(600_000);
+        assert_eq!(pipe.room(), budget.free());
+        budget.charge(500_000);
+        assert_eq!((pipe.room(), budget.free()), (ALWAYS, 0));
+    }
 }

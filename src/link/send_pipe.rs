@@ -684,4 +684,51 @@ mod tests {
         assert_eq!((written, presses.get()), (Write::Some(200_000), 4));
         assert!(pipe.ready().is_empty(), "it filled the pipe");
     }
+
+    #[test]
+    fn a_writer_beside_a_chunk_of_more_than_that_waits_until_it_was_taken() {
+        let pipe = pipe(1 << 20);
+        pipe.bell.set_reactor_thread();
+        let mut chunk = Bytes::from(vec![0; 200_000]);
+        assert_eq!(
+            pipe.write_chunk(&mut chunk, Wait::Never),
+            Write::Some(200_000)
+        );
+        assert_eq!(write(&pipe, b"x"), Write::Full);
+        assert_eq!(release(&pipe, 0), 0, "nothing was taken");
+        let mut wakes = Wakes::new();
+        pipe.take(&mut Rope::new(), &mut wakes);
+        assert_eq!((wakes.len(), write(&pipe, b"x")), (1, Write::Some(1)));
+    }
+
+    #[test]
+    fn what_a_failed_pipe_held_is_free_at_once() {
+        let pipe = pipe(1 << 20);
+        let before = pipe.bell.budget().held();
+        write(&pipe, &[0; 100_000]);
+        assert!(pipe.bell.budget().held() >= before + 90_000);
+        pipe.fail(&mut Wakes::new());
+        assert_eq!(pipe.bell.budget().held(), before);
+        let bell = Arc::clone(&pipe.bell);
+        drop(pipe);
+        assert_eq!(bell.budget().held(), 0);
+    }
+
+    #[test]
+    fn readiness_is_not_cleared_for_who_looked_before_an_event_nor_after_the_end() {
+        let pipe = pipe(10);
+        let tick = pipe.tick();
+        write(&pipe, &[0; 10]);
+        assert_eq!(write(&pipe, b"x"), Write::Full);
+        take(&pipe);
+        release(&pipe, 10);
+        assert_eq!(write(&pipe, &[0; 10]), Write::Some(10));
+        pipe.clear_ready_since(tick);
+        assert_eq!(pipe.ready(), Ready::WRITABLE, "there was room since");
+        pipe.clear_ready_since(pipe.tick());
+        assert!(pipe.ready().is_empty());
+        pipe.shutdown(&mut Wakes::new());
+        pipe.clear_ready_since(pipe.tick());
+        assert_eq!(pipe.ready(), Ready::WRITABLE, "a write fails at once");
+    }
 }

@@ -29,7 +29,7 @@ const TURN: Duration = Duration::from_micros(50);
 
 /// What each end sends: a byte follows from its place alone.
 fn pattern(at: usize, len: usize) -> Vec<u8> {
-    (at..at + len).map(|at| (at * 31 >> 3) as u8).collect()
+    (at..at + len).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
 /// A stream, and how far both directions are.

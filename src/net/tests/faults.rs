@@ -154,3 +154,100 @@ async fn a_stack_reaches_itself_without_its_device() {
     }
     settle().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_a_device_that_takes_nothing_no_longer_than_it_was_allowed() {
+    let stack = builder(1).spawn(Faulty(|| Poll::Pending)).unwrap();
+    let connecting = stack.connect("10.0.0.2:80");
+    timeout(Duration::from_millis(10), connecting)
+        .await
+        .unwrap_err();
+    let begin = time::Instant::now();
+    stack.shutdown(Duration::from_millis(200)).await;
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(200), "{took:?}");
+    assert!(took < Duration::from_millis(300), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stalled_device_loses_is_counted_and_a_slow_one_loses_nothing() {
+    let stalled = builder(1).spawn(Faulty(|| Poll::Pending)).unwrap();
+    let connecting = stalled.connect("10.0.0.2:80");
+    let limit = Duration::from_millis(1500);
+    timeout(limit, connecting).await.unwrap_err();
+    assert_eq!(stalled.counters().await.unwrap().drop_device, 1);
+
+    // Takes a packet in almost the time after which it would be stalled.
+    let slow = builder(1).spawn(Slow::default()).unwrap();
+    let socket = slow.bind_udp("10.0.0.1:0").await.unwrap();
+    for _ in 0..20 {
+        socket.send_to(b"in time", "10.0.0.2:9").await.unwrap();
+    }
+    time::sleep(Duration::from_secs(30)).await;
+    let counters = slow.counters().await.unwrap();
+    assert_eq!((counters.datagrams_sent, counters.drop_device), (20, 0));
+}
+
+/// Takes one packet at a time, with a pause behind it.
+#[derive(Default)]
+struct Slow(Option<std::pin::Pin<Box<time::Sleep>>>);
+
+impl Device for Slow {
+    fn capabilities(&self) -> Capabilities {
+        Faulty(|| Poll::Pending).capabilities()
+    }
+
+    fn poll_recv(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut Vec<Packet>,
+        _: usize,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>> {
+        while !packets.is_empty() {
+            if let Some(pause) = &mut self.0 {
+                std::task::ready!(pause.as_mut().poll(cx));
+            }
+            packets.pop_front();
+            self.0 = Some(Box::pin(time::sleep(Duration::from_millis(900))));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_a_stack_at_its_end_is_answered() {
+    let (one, other) = crate::device::pair(1500);
+    let stack = builder(1).spawn(one).unwrap();
+    settle().await;
+    // The reactor finds all of it at once, when it runs next.
+    drop(other);
+    let listener = stack.listen("10.0.0.1:80").await.unwrap();
+    let socket = stack.bind_udp("10.0.0.1:53").await.unwrap();
+    let limit = Duration::from_secs(1);
+    let accepted = timeout(limit, listener.accept()).await.unwrap();
+    assert_eq!(accepted.unwrap_err().kind(), ErrorKind::NetworkDown);
+    let received = timeout(limit, socket.recv_from(&mut [0])).await.unwrap();
+    assert_eq!(received.unwrap_err().kind(), ErrorKind::NetworkDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_mtu_that_no_link_can_have_changes_nothing() {
+    let (device, end) = crate::device::channel(1500, 64);
+    let stack = builder(1).spawn(device).unwrap();
+    let socket = stack.bind_udp("10.0.0.1:0").await.unwrap();
+    for (mtu, len, fits) in [(20, 1000, true), (1280, 1300, false), (1500, 1300, true)] {
+        end.set_mtu(mtu);
+        // Whatever wakes the reactor has it look.
+        let _ = stack.counters().await.unwrap();
+        let sent = socket.send_to(&vec![0; len], "10.0.0.2:9").await;
+        assert_eq!(sent.is_ok(), fits, "{mtu}");
+    }
+}
