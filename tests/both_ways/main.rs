@@ -26,6 +26,16 @@ fn told<T: Debug>(outcome: io::Result<T>) -> String {
     }
 }
 
+/// What was tried, and what came of it.
+#[derive(Default)]
+struct Seen(Vec<(&'static str, String)>);
+
+impl Seen {
+    fn see(&mut self, what: &'static str, outcome: String) {
+        self.0.push((what, outcome));
+    }
+}
+
 mod theirs {
     use tokio::net;
 

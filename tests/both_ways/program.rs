@@ -3,131 +3,157 @@
 use net::{TcpListener, TcpSocket, TcpStream};
 
 /// What a program sees of the network on a host whose own address is `ip`.
-#[allow(deprecated, reason = "tokio's own lingering")]
 pub(super) async fn observe(ip: IpAddr) -> io::Result<Vec<(&'static str, String)>> {
-    let mut seen = Vec::new();
-    let mut see = |what, outcome: String| seen.push((what, outcome));
+    let mut seen = Seen::default();
+    sockets(ip, &mut seen).await?;
+    failures(ip, &mut seen).await?;
+    let listener = TcpListener::bind((ip, 0)).await?;
+    streams(&listener, &mut seen).await?;
+    half_closed(&listener, &mut seen).await?;
+    resets(&listener, &mut seen).await?;
+    drops(listener, &mut seen).await?;
+    Ok(seen.0)
+}
 
+/// Before they are connected.
+#[allow(deprecated, reason = "tokio's own lingering")]
+async fn sockets(ip: IpAddr, seen: &mut Seen) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
-    see("socket: nodelay", told(socket.nodelay()));
-    see("socket: keepalive", told(socket.keepalive()));
-    see("socket: reuseaddr", told(socket.reuseaddr()));
-    see("socket: reuseport", told(socket.reuseport()));
-    see("socket: linger", told(socket.linger()));
-    see("socket: tos", told(socket.tos_v4()));
-    see("socket: device", told(socket.device()));
-    see("socket: local_addr", told(socket.local_addr()));
-    see("socket: take_error", told(socket.take_error()));
-    see("socket: tclass of IPv4", told(socket.tclass_v6()));
+    seen.see("socket: nodelay", told(socket.nodelay()));
+    seen.see("socket: keepalive", told(socket.keepalive()));
+    seen.see("socket: reuseaddr", told(socket.reuseaddr()));
+    seen.see("socket: reuseport", told(socket.reuseport()));
+    seen.see("socket: linger", told(socket.linger()));
+    seen.see("socket: tos", told(socket.tos_v4()));
+    seen.see("socket: device", told(socket.device()));
+    seen.see("socket: local_addr", told(socket.local_addr()));
+    seen.see("socket: take_error", told(socket.take_error()));
+    seen.see("socket: tclass of IPv4", told(socket.tclass_v6()));
     socket.set_recv_buffer_size(100)?;
     socket.set_send_buffer_size(100)?;
-    see("socket: least receive buffer", told(socket.recv_buffer_size()));
-    see("socket: least send buffer", told(socket.send_buffer_size()));
+    seen.see("socket: least receive buffer", told(socket.recv_buffer_size()));
+    seen.see("socket: least send buffer", told(socket.send_buffer_size()));
     socket.set_linger(Some(Duration::from_millis(1500)))?;
-    see("socket: linger is whole seconds", told(socket.linger()));
-    see("socket: other family, bind", told(socket.bind("[::1]:0".parse().unwrap())));
-    see("socket: not local", told(socket.bind("203.0.113.1:0".parse().unwrap())));
-    see("socket: bind", told(socket.bind((ip, 0).into())));
-    see("socket: bind twice", told(socket.bind((ip, 0).into())));
+    seen.see("socket: linger is whole seconds", told(socket.linger()));
+    seen.see("socket: other family, bind", told(socket.bind("[::1]:0".parse().unwrap())));
+    seen.see("socket: not local", told(socket.bind("203.0.113.1:0".parse().unwrap())));
+    seen.see("socket: bind", told(socket.bind((ip, 0).into())));
+    seen.see("socket: bind twice", told(socket.bind((ip, 0).into())));
     let taken = socket.local_addr()?;
-    see("listener: in use", told(TcpListener::bind(taken).await.map(drop)));
+    seen.see("listener: in use", told(TcpListener::bind(taken).await.map(drop)));
     let other = socket.connect("[::1]:1".parse().unwrap()).await;
-    see("socket: other family, connect", told(other.map(drop)));
+    seen.see("socket: other family, connect", told(other.map(drop)));
     let unbound = TcpSocket::new_v4()?.listen(8)?;
-    see("socket: listen unbound", told(unbound.local_addr().map(|addr| addr.ip())));
+    seen.see("socket: listen unbound", told(unbound.local_addr().map(|addr| addr.ip())));
+    Ok(())
+}
 
+/// What there is to be refused.
+async fn failures(ip: IpAddr, seen: &mut Seen) -> io::Result<()> {
     let none: &[SocketAddr] = &[];
-    see("connect: no address", told(TcpStream::connect(none).await.map(drop)));
-    see("bind: no address", told(TcpListener::bind(none).await.map(drop)));
-    see("connect: no port", told(TcpStream::connect("127.0.0.1").await.map(drop)));
-    see("connect: port 0", told(TcpStream::connect((ip, 0)).await.map(drop)));
+    seen.see("connect: no address", told(TcpStream::connect(none).await.map(drop)));
+    seen.see("bind: no address", told(TcpListener::bind(none).await.map(drop)));
+    seen.see("connect: no port", told(TcpStream::connect("127.0.0.1").await.map(drop)));
+    seen.see("connect: port 0", told(TcpStream::connect((ip, 0)).await.map(drop)));
     let closed = TcpListener::bind((ip, 0)).await?.local_addr()?;
-    see("connect: nobody listens", told(TcpStream::connect(closed).await.map(drop)));
+    seen.see("connect: nobody listens", told(TcpStream::connect(closed).await.map(drop)));
+    Ok(())
+}
 
-    let listener = TcpListener::bind((ip, 0)).await?;
-    see("listener: ttl", told(listener.ttl()));
-    see("listener: ttl 0", told(listener.set_ttl(0)));
-    see("listener: ttl 256", told(listener.set_ttl(256)));
+/// What a connection starts with, and its bytes.
+async fn streams(listener: &TcpListener, seen: &mut Seen) -> io::Result<()> {
+    seen.see("listener: ttl", told(listener.ttl()));
+    seen.see("listener: ttl 0", told(listener.set_ttl(0)));
+    seen.see("listener: ttl 256", told(listener.set_ttl(256)));
     listener.set_ttl(33)?;
-    let (near, far) = connected(&listener).await?;
-    see("stream: inherited ttl", told(far.ttl()));
-    see("stream: nodelay", told(near.nodelay()));
-    see("stream: quickack", told(near.quickack()));
-    see("stream: ttl", told(near.ttl()));
-    see("stream: linger", told(near.linger()));
-    see("stream: fresh from connect", told(near.ready(BOTH).await));
-    see("stream: fresh from accept", told(far.ready(BOTH).await));
-    see("stream: addresses", (near.local_addr()? == far.peer_addr()?).to_string());
-    see("stream: try_read of nothing", told(far.try_read(&mut [0; 4])));
-    see("stream: no longer readable", told(far.ready(BOTH).await));
-    see("stream: try_io unready", told(far.try_io(Interest::READABLE, || Ok(()))));
-    see("stream: write nothing", told(near.try_write(&[])));
-    see("stream: read into nothing", told(near.try_read(&mut [])));
+    let (near, far) = connected(listener).await?;
+    seen.see("stream: inherited ttl", told(far.ttl()));
+    seen.see("stream: nodelay", told(near.nodelay()));
+    seen.see("stream: quickack", told(near.quickack()));
+    seen.see("stream: ttl", told(near.ttl()));
+    seen.see("stream: linger", told(near.linger()));
+    seen.see("stream: fresh from connect", told(near.ready(BOTH).await));
+    seen.see("stream: fresh from accept", told(far.ready(BOTH).await));
+    seen.see("stream: addresses", (near.local_addr()? == far.peer_addr()?).to_string());
+    seen.see("stream: try_read of nothing", told(far.try_read(&mut [0; 4])));
+    seen.see("stream: no longer readable", told(far.ready(BOTH).await));
+    seen.see("stream: try_io unready", told(far.try_io(Interest::READABLE, || Ok(()))));
+    seen.see("stream: write nothing", told(near.try_write(&[])));
+    seen.see("stream: read into nothing", told(near.try_read(&mut [])));
     near.try_write(b"four")?;
     far.readable().await?;
-    see("stream: peek", told(far.peek(&mut [0; 8]).await));
-    see("stream: peeked bytes stay", told(far.try_read(&mut [0; 8])));
+    seen.see("stream: peek", told(far.peek(&mut [0; 8]).await));
+    seen.see("stream: peeked bytes stay", told(far.try_read(&mut [0; 8])));
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let error = near_read.reunite(far_write).unwrap_err();
-    see("halves: of two streams", "given back".to_owned());
+    seen.see("halves: of two streams", "given back".to_owned());
     drop((error, near_write, far_read));
+    Ok(())
+}
 
-    // Half-closed.
-    let (mut near, mut far) = connected(&listener).await?;
+/// After a FIN.
+async fn half_closed(listener: &TcpListener, seen: &mut Seen) -> io::Result<()> {
+    let (mut near, mut far) = connected(listener).await?;
     near.shutdown().await?;
-    see("shutdown: write", told(near.write(b"x").await));
-    see("shutdown: again", told(near.shutdown().await));
+    seen.see("shutdown: write", told(near.write(b"x").await));
+    seen.see("shutdown: again", told(near.shutdown().await));
     let ready = near.ready(Interest::WRITABLE).await?;
-    see("shutdown: writable, not closed", format!("{ready:?}"));
+    seen.see("shutdown: writable, not closed", format!("{ready:?}"));
     until(&far, Ready::is_read_closed).await?;
-    see("end of file: ready", told(far.ready(BOTH).await));
-    see("end of file: peek", told(far.peek(&mut [0]).await));
-    see("end of file: read", told(far.read(&mut [0]).await));
-    see("end of file: write goes on", told(far.write(b"yz").await));
+    seen.see("end of file: ready", told(far.ready(BOTH).await));
+    seen.see("end of file: peek", told(far.peek(&mut [0]).await));
+    seen.see("end of file: read", told(far.read(&mut [0]).await));
+    seen.see("end of file: write goes on", told(far.write(b"yz").await));
     near.readable().await?;
-    see("shutdown: read goes on", told(near.read(&mut [0; 8]).await));
+    seen.see("shutdown: read goes on", told(near.read(&mut [0; 8]).await));
+    Ok(())
+}
 
-    // Reset, and who is told.
+/// Who is told of a reset.
+async fn resets(listener: &TcpListener, seen: &mut Seen) -> io::Result<()> {
     for queued in [&b""[..], b"four"] {
-        let mut far = reset(&listener, queued).await?;
-        see("reset: ready", told(far.ready(BOTH).await));
-        see("reset: peer_addr", told(far.peer_addr().map(drop)));
-        see("reset: local_addr", told(far.local_addr().map(drop)));
-        see("reset: first read", told(far.read(&mut [0; 8]).await));
-        see("reset: second read", told(far.read(&mut [0; 8]).await));
-        see("reset: third read", told(far.read(&mut [0; 8]).await));
-        see("reset: write then", told(far.write(b"x").await));
-        see("reset: shutdown", told(far.shutdown().await));
+        let mut far = reset(listener, queued).await?;
+        seen.see("reset: ready", told(far.ready(BOTH).await));
+        seen.see("reset: peer_addr", told(far.peer_addr().map(drop)));
+        seen.see("reset: local_addr", told(far.local_addr().map(drop)));
+        seen.see("reset: first read", told(far.read(&mut [0; 8]).await));
+        seen.see("reset: second read", told(far.read(&mut [0; 8]).await));
+        seen.see("reset: third read", told(far.read(&mut [0; 8]).await));
+        seen.see("reset: write then", told(far.write(b"x").await));
+        seen.see("reset: shutdown", told(far.shutdown().await));
     }
-    let mut far = reset(&listener, b"").await?;
-    see("reset: first write", told(far.write(b"x").await));
-    see("reset: second write", told(far.write(b"x").await));
-    see("reset: read after writes", told(far.read(&mut [0; 8]).await));
-    let far = reset(&listener, b"").await?;
-    see("reset: take_error", told(far.take_error().map(|it| it.map(|error| error.kind()))));
-    see("reset: take_error again", told(far.take_error().map(|it| it.map(|error| error.kind()))));
+    let mut far = reset(listener, b"").await?;
+    seen.see("reset: first write", told(far.write(b"x").await));
+    seen.see("reset: second write", told(far.write(b"x").await));
+    seen.see("reset: read after writes", told(far.read(&mut [0; 8]).await));
+    let far = reset(listener, b"").await?;
+    seen.see("reset: take_error", told(far.take_error().map(|it| it.map(|error| error.kind()))));
+    seen.see("reset: take_error again", told(far.take_error().map(|it| it.map(|error| error.kind()))));
+    Ok(())
+}
 
-    // Dropped.
+/// What a handle leaves behind.
+async fn drops(listener: TcpListener, seen: &mut Seen) -> io::Result<()> {
     let (mut near, far) = connected(&listener).await?;
     near.write_all(b"unread").await?;
     far.readable().await?;
     far.peek(&mut [0]).await?;
     drop(far);
     until(&near, Ready::is_read_closed).await?;
-    see("dropped unread: read", told(near.read(&mut [0]).await));
+    seen.see("dropped unread: read", told(near.read(&mut [0]).await));
     let (mut near, far) = connected(&listener).await?;
     drop(far);
     until(&near, Ready::is_read_closed).await?;
-    see("dropped: write", told(near.write(b"x").await));
+    seen.see("dropped: write", told(near.write(b"x").await));
     until(&near, Ready::is_write_closed).await?;
-    see("dropped: second write", told(near.write(b"x").await));
-    see("dropped: read", told(near.read(&mut [0]).await));
+    seen.see("dropped: second write", told(near.write(b"x").await));
+    seen.see("dropped: read", told(near.read(&mut [0]).await));
     let mut waiting = TcpStream::connect(listener.local_addr()?).await?;
     drop(listener);
     until(&waiting, Ready::is_read_closed).await?;
-    see("never accepted: read", told(waiting.read(&mut [0]).await));
-    Ok(seen)
+    seen.see("never accepted: read", told(waiting.read(&mut [0]).await));
+    Ok(())
 }
 
 async fn connected(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
