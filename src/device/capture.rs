@@ -619,6 +619,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_written_is_there_to_be_read_once_nothing_passes() {
+        let file = Shared::default();
+        let (one, _other) = pair(1500);
+        let writer = BufWriter::new(file.clone());
+        let mut device = Capture::new(one, writer).unwrap();
+        send(&mut device, [segment(1)]).await;
+        let packets = || blocks(&file.bytes.lock().unwrap()).len() - 2;
+        assert_eq!(packets(), 0, "not yet");
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let nothing = device.poll_recv(cx, &mut Vec::new(), 1);
+        assert!(nothing.is_pending());
+        assert_eq!(packets(), 1);
+    }
+
+    #[tokio::test]
     async fn a_failed_write_ends_the_capture_and_not_the_device() {
         let file = Shared {
             max: Some(400),

@@ -848,6 +848,26 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_in_more_pieces_than_one_call_takes_goes_out_whole() {
+        let Some(namespace) = namespace() else { return };
+        for offload in [true, false] {
+            let mut tun = builder(&namespace).offload(offload).build().unwrap();
+            let mut request = echo_request(1400);
+            let payload = request.body.remove(0);
+            request.body = (0..payload.len())
+                .map(|at| payload.slice(at..at + 1))
+                .collect();
+            assert!(request.body.len() > SLICES_MAX);
+            block_on(async {
+                send(&mut tun, request).await.unwrap();
+                let reply = recv_v4(&mut tun).await.remove(0);
+                assert_eq!(reply.to_vec()[28..], payload);
+            });
+            assert_eq!(tun.drops(), 0);
+        }
+    }
+
+    #[test]
     fn packets_go_both_ways_with_and_without_offload() {
         let Some(namespace) = namespace() else { return };
         for (offload, mtu) in [(true, 1500), (false, 1500), (true, 65_535), (false, 65_535)] {
