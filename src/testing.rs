@@ -1,5 +1,7 @@
 //! What tests share.
 
+use std::{env, ops::Range};
+
 /// A generator for tests (xorshift64*): the same seed gives the same numbers.
 #[derive(Debug)]
 pub(crate) struct Rng(u64);
@@ -23,4 +25,16 @@ impl Rng {
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
+}
+
+/// `SYNACK_SEED` alone is one, `SYNACK_SEEDS` so many, and both so many from that one on.
+pub(crate) fn seeds(usual: u64) -> Range<u64> {
+    let number = |name: &str| {
+        let text = env::var(name).ok()?;
+        Some(text.parse::<u64>().expect("a number"))
+    };
+    let first = number("SYNACK_SEED");
+    let count = number("SYNACK_SEEDS").unwrap_or(if first.is_some() { 1 } else { usual });
+    let first = first.unwrap_or(0);
+    first..first + count
 }

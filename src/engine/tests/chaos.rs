@@ -1,11 +1,10 @@
 //! Two engines of which everything is asked at random, over a network that damages packets: nothing
 //! panics, nothing runs without end, and when everything was let go of, nothing is left.
 //!
-//! `SYNACK_SEED=N` runs one seed, `SYNACK_SEEDS=N` so many.
+//! `SYNACK_SEED=N` runs one seed, `SYNACK_SEEDS=N` so many, and both so many from that one on.
 
 use std::{
     collections::VecDeque,
-    env,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use crate::{
     error::Failure,
     link::{Arrival, Command, DatagramLink, Decision, StreamLink, Target},
     packet::{Checksum, Meta, Packet},
-    testing::Rng,
+    testing::{Rng, seeds},
 };
 
 const STEPS: usize = 1500;
@@ -499,14 +498,7 @@ fn run(seed: u64) {
     world.end_all();
 }
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn whatever_is_asked_in_whatever_order_nothing_is_left_in_the_end() {
-    match number("SYNACK_SEED") {
-        Some(seed) => run(seed),
-        None => (0..number("SYNACK_SEEDS").unwrap_or(10)).for_each(run),
-    }
+    seeds(10).for_each(run);
 }

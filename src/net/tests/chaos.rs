@@ -1,9 +1,7 @@
 //! Everything that a program can ask of its handles, at random and cancelled at random, over a bad
 //! link: no byte is wrong, nothing panics or spins, and in the end nothing is left.
 //!
-//! `SYNACK_SEED=N` runs one seed, `SYNACK_SEEDS=N` so many.
-
-use std::env;
+//! `SYNACK_SEED=N` runs one seed, `SYNACK_SEEDS=N` so many, and both so many from that one on.
 
 use tokio::{task::JoinSet, time::Instant};
 
@@ -15,7 +13,7 @@ use crate::{
         Link,
         link::{Impairment, LinkEnd},
     },
-    testing::Rng,
+    testing::{Rng, seeds},
 };
 
 const TASKS: usize = 8;
@@ -301,13 +299,7 @@ async fn live_and_leave(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_programs_do_and_wherever_they_end_nothing_is_left() {
-    let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
-    match number("SYNACK_SEED") {
-        Some(seed) => live_and_leave(seed).await,
-        None => {
-            for seed in 0..number("SYNACK_SEEDS").unwrap_or(10) {
-                live_and_leave(seed).await;
-            }
-        }
+    for seed in seeds(10) {
+        live_and_leave(seed).await;
     }
 }
