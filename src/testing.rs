@@ -34,7 +34,7 @@ pub(crate) fn seeds(usual: u64) -> Range<u64> {
         Some(text.parse::<u64>().expect("a number"))
     };
     let first = number("SYNACK_SEED");
-    let count = number("SYNACK_SEEDS").unwrap_or(if first.is_some() { 1 } else { usual });
-    let first = first.unwrap_or(0);
-    first..first + count
+    let alone = if first.is_some() { 1 } else { usual };
+    let (first, count) = (first.unwrap_or(0), number("SYNACK_SEEDS"));
+    first..first + count.unwrap_or(alone)
 }
