@@ -372,16 +372,16 @@ impl Connection {
 
     /// The reordering timer (RFC 8985 §6.2 step 5).
     pub(super) fn on_reorder_timeout(&mut self, cx: &mut Context<'_>) {
-        let flight = self.snd.flight_size() - self.recovery.board.sacked();
+        // Of what told of the loss one segment counts, as if it came now (Linux:
+        // `tcp_rack_reo_timeout`).
+        let (mss, flight) = (u64::from(self.snd.mss), self.snd.flight_size());
+        let flight = flight.min(flight - self.recovery.board.sacked() + mss);
         let was_open = self.recovery.is_open();
         self.detect_loss(flight, cx);
         let in_flight = self.recovery.in_flight();
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode
             && was_open
         {
-            // What told of the loss came before: it counts as one segment (Linux:
-            // `tcp_rack_reo_timeout`).
-            let mss = u64::from(self.snd.mss);
             prr.on_ack(mss, in_flight, false, mss);
         }
         self.set_loss_timers(false, cx.now);

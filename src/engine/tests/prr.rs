@@ -89,3 +89,18 @@ fn a_loss_that_the_clock_finds_counts_the_segment_that_told_of_it() {
     s.sent(". 3001:5001(2000)");
     s.silence();
 }
+
+#[test]
+fn a_loss_that_the_clock_finds_is_repaired_no_faster_than_the_window_shrinks() {
+    let mut s = Script::distant(Config::default(), "sackOK", 60);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(60);
+    s.acked(1, "sack 4001:5001");
+    assert_eq!(s.wait_for_timer().map(|time| time.as_millis()), Some(15));
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(15);
+    // Two delivered of ten, and one sent: half of them is.
+    s.acked(1, "sack 2001:3001 4001:5001");
+    s.silence();
+}
