@@ -215,8 +215,10 @@ impl Connection {
             && self
                 .recovery
                 .acked_original(&outcome.delivery, self.echo(seg));
-        // RFC 5682 §3, step 3b: not everything that the timeout gave up is lost.
+        // RFC 5682 §3, step 3b: not everything that the timeout gave up is lost. Without SACK the
+        // retransmission may have filled the one hole before it.
         let by_frto = outcome.delivery.given_up
+            && (self.agreed.sack || !outcome.delivery.retransmitted)
             && matches!(self.recovery.mode, Mode::Rto { frto, .. } if frto != Frto::Off)
             && self.recovery.undo.is_some();
         if by_dsack || by_echo || by_frto {
@@ -346,9 +348,14 @@ impl Connection {
 
     /// NewReno's way to find a loss: the third duplicate (RFC 5681 §3.2).
     fn count_duplicate(&mut self, outcome: &Outcome, now: Time) {
-        if !outcome.duplicate
-            || self.recovery.is_open() && self.recovery.is_after_episode(self.snd.una)
-        {
+        // After a timeout duplicates tell of what was sent before it, and that is given up, unless
+        // new data has gone out since (Linux: `tcp_process_loss`).
+        let stale = match self.recovery.mode {
+            Mode::Open => self.recovery.is_after_episode(self.snd.una),
+            Mode::Fast { .. } => false,
+            Mode::Rto { recovery_point, .. } => self.snd.nxt <= recovery_point,
+        };
+        if !outcome.duplicate || stale {
             return;
         }
         let mss = u64::from(self.snd.mss);

@@ -198,7 +198,7 @@ pub(crate) struct Delivery {
     /// The same of the newest of either, with its end.
     newest: Option<(Time, u64)>,
     /// Something that was acknowledged by number had been sent more than once.
-    retransmitted: bool,
+    pub(crate) retransmitted: bool,
     /// RACK.rtt is that of something that was acknowledged by number.
     timed_by_number: bool,
     /// When the last of that was sent again.

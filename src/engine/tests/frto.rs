@@ -122,3 +122,37 @@ fn rfc5681_3_1_after_a_timeout_blocks_alone_open_no_window() {
     s.silence();
     s.acked(5001, "");
 }
+
+#[test]
+fn rfc5682_2_1_without_sack_a_hole_that_the_retransmission_fills_undoes_nothing() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 6000);
+    s.sent("P. 1:6001(6000)");
+    s.wait_ms(310);
+    s.sent(". 1:1001(1000)");
+    s.write(6000, 2000);
+    s.wait_ms(250);
+    // The peer held the next three, perhaps, and what it said of them was lost.
+    s.acked(4001, "");
+    s.sent("P. 6001:8001(2000)");
+    assert_eq!((s.info().recovery, s.windows().1), ("loss", 5000));
+    s.acked(4001, "");
+    s.sent("P. 4001:6001(2000)");
+    assert_eq!(s.counters().spurious_recoveries, 0);
+}
+
+#[test]
+fn duplicates_of_what_a_timeout_gave_up_let_nothing_out() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 4000);
+    s.sent("P. 1:4001(4000)");
+    s.wait_ms(310);
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(50);
+    for _ in 0..3 {
+        s.acked(1, "");
+        s.silence();
+    }
+    s.acked(1001, "");
+    s.sent(". 1001:3001(2000)");
+}
