@@ -25,7 +25,7 @@ const COPY_MAX: usize = 64 << 10;
 /// A writer that has a single thread in common with the reactor lets it send after so many bytes:
 /// they are in a cache then, and the blocks they lie in are soon free to be used again. With more
 /// threads the two would chase each other from processor to processor.
-const AHEAD_MAX: usize = 128 << 10;
+const AHEAD_MAX: usize = 192 << 10;
 
 /// What is free of a block is given up when it is less than this and the write needs more.
 const REST_MIN: usize = 4 << 10;
@@ -50,6 +50,9 @@ pub(super) struct Inner {
     events: u32,
     /// Written and not released, taken or not.
     queued: usize,
+    /// Payload of the largest segments that the engine makes of what is written; zero as long as
+    /// that is not known.
+    segment: u32,
     /// There was enough room, and no write has found none since.
     ready: bool,
     /// A write was ended by [`AHEAD_MAX`]: the next goes on when the engine has taken it.
@@ -87,6 +90,7 @@ impl SendPipe {
             charge: Charge::default(),
             events: 0,
             queued: 0,
+            segment: 0,
             ready: false,
             ahead: false,
             connected: false,
@@ -101,9 +105,11 @@ impl SendPipe {
     /// is nothing.
     ///
     /// Best called when something can be sent: what waits here lies in one piece, however small the
-    /// writes were.
-    pub(crate) fn take(&self, queue: &mut Rope, wakes: &mut Wakes) -> bool {
+    /// writes were. `segment` is the most that is sent at a time: what is written from now on lies
+    /// such that few segments are of more than one piece, and few are small.
+    pub(crate) fn take(&self, segment: u64, queue: &mut Rope, wakes: &mut Wakes) -> bool {
         let mut inner = self.lock();
+        inner.segment = u32::try_from(segment).unwrap_or(0);
         let Some(stock) = inner.stock.as_mut().filter(|stock| stock.len() > 0) else {
             return false;
         };
@@ -384,7 +390,9 @@ impl Inner {
     fn room_to_copy(&self, bell: &Doorbell) -> usize {
         let room = self.room(bell);
         if bell.is_reactor_here() {
-            room.min(AHEAD_MAX.saturating_sub(self.untaken()))
+            let segment = (self.segment as usize).clamp(1, AHEAD_MAX);
+            let ahead = AHEAD_MAX / segment * segment;
+            room.min(ahead.saturating_sub(self.untaken()))
         } else {
             room
         }
@@ -427,9 +435,22 @@ impl Inner {
         // A small buffer is not worth a block that is larger.
         let largest =
             Size::for_bytes(self.capacity as usize / 16).min(bell.budget().largest_block());
+        // The end of a block in which a segment would only begin.
+        let large = Size::Large.bytes();
+        let segment = self.segment as usize;
+        let rest = if segment > large / 2 {
+            large.saturating_sub(segment)
+        } else {
+            0
+        };
         let stock = self.stock(bell);
         while !slice.is_empty() {
-            let spare = stock.spare();
+            let unused = if stock.tail_size == Some(Size::Large) {
+                rest
+            } else {
+                0
+            };
+            let spare = stock.spare().saturating_sub(unused);
             let whole = stock.tail_size.map_or(0, Size::bytes);
             let wanted = expected.min(REST_MIN).min(whole);
             if spare == 0 || (stock.tail.is_empty() && spare < wanted) {
@@ -514,7 +535,7 @@ mod tests {
 
     fn take(pipe: &SendPipe) -> Vec<Bytes> {
         let mut queue = Rope::new();
-        pipe.take(&mut queue, &mut Wakes::new());
+        pipe.take(0, &mut queue, &mut Wakes::new());
         std::iter::from_fn(|| queue.pop_front()).collect()
     }
 
@@ -530,7 +551,7 @@ mod tests {
     #[test]
     fn what_was_written_since_is_taken_in_one_piece() {
         let pipe = pipe(1000);
-        assert!(!pipe.take(&mut Rope::new(), &mut Wakes::new()));
+        assert!(!pipe.take(0, &mut Rope::new(), &mut Wakes::new()));
         write(&pipe, b"ab");
         write(&pipe, b"cd");
         assert_eq!(take(&pipe), ["abcd"]);
@@ -567,7 +588,7 @@ mod tests {
         assert!(pipe.ready().is_empty(), "a writer that polls must not spin");
         assert_eq!(release(&pipe, 0), 0, "there is room, but not yet");
         let mut wakes = Wakes::new();
-        pipe.take(&mut Rope::new(), &mut wakes);
+        pipe.take(0, &mut Rope::new(), &mut wakes);
         assert_eq!((wakes.len(), pipe.ready()), (1, Ready::WRITABLE));
         assert_eq!(write(&pipe, &data), Write::Some(AHEAD_MAX));
         // Another thread has nothing to wait for.
@@ -576,6 +597,34 @@ mod tests {
             writer.join().expect("it writes")
         });
         assert_eq!(elsewhere, Write::Some(200_000));
+    }
+
+    #[test]
+    fn bulk_lies_in_blocks_that_segments_fill() {
+        let pipe = pipe(1 << 20);
+        let segment = 45 * 1448;
+        write(&pipe, b"a request");
+        pipe.take(segment as u64, &mut Rope::new(), &mut Wakes::new());
+        pipe.release(9, &mut Wakes::new());
+        write(&pipe, &vec![0; 3 * segment + 1]);
+        let lens: Vec<_> = take(&pipe).iter().map(Bytes::len).collect();
+        assert_eq!(lens, [segment, segment, segment, 1]);
+        // Segments of 2 KiB would leave most of a block free.
+        pipe.take(2048, &mut Rope::new(), &mut Wakes::new());
+        pipe.release(3 * segment + 1, &mut Wakes::new());
+        write(&pipe, &[0; 70_000]);
+        assert_eq!(take(&pipe)[0].len(), Size::Large.bytes());
+    }
+
+    #[test]
+    fn a_writer_on_the_reactors_thread_stops_where_a_segment_ends() {
+        let pipe = pipe(1 << 20);
+        pipe.bell.set_reactor_thread();
+        pipe.take(45 * 1448, &mut Rope::new(), &mut Wakes::new());
+        assert_eq!(write(&pipe, &[0; 200_000]), Write::Some(3 * 45 * 1448));
+        take(&pipe);
+        pipe.take(u64::MAX, &mut Rope::new(), &mut Wakes::new());
+        assert_eq!(write(&pipe, &[0; 200_000]), Write::Some(AHEAD_MAX));
     }
 
     #[test]
@@ -697,7 +746,7 @@ mod tests {
         assert_eq!(write(&pipe, b"x"), Write::Full);
         assert_eq!(release(&pipe, 0), 0, "nothing was taken");
         let mut wakes = Wakes::new();
-        pipe.take(&mut Rope::new(), &mut wakes);
+        pipe.take(0, &mut Rope::new(), &mut wakes);
         assert_eq!((wakes.len(), write(&pipe, b"x")), (1, Write::Some(1)));
     }
 

@@ -908,7 +908,7 @@ mod tests {
         let bufs = [b"ab".as_slice(), b"", b"cde"].map(IoSlice::new);
         assert_eq!(link.try_write_vectored(&bufs).unwrap(), 5);
         let mut queue = super::super::Rope::new();
-        assert!(link.send.take(&mut queue, &mut Wakes::new()));
+        assert!(link.send.take(0, &mut queue, &mut Wakes::new()));
         assert_eq!(queue.pop_front().unwrap(), "abcde");
         push(&link, b"abcdef");
         let (mut one, mut two, mut three) = ([0; 2], [0; 0], [0; 3]);
@@ -974,7 +974,7 @@ mod tests {
         block_on(future::poll_fn(|cx| {
             loop {
                 link.button.answer();
-                link.send.take(&mut queue, &mut Wakes::new());
+                link.send.take(0, &mut queue, &mut Wakes::new());
                 while !queue.is_empty() && link.recv.free() > 0 {
                     piece = (piece * 7 + 1) % 50_000;
                     let start = queue.start();

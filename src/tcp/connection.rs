@@ -341,7 +341,8 @@ impl Connection {
             return;
         }
         self.pending.pull = false;
-        self.link.send.take(&mut self.snd.queue, cx.wakes);
+        let segment = self.burst_limit(self.current_mss());
+        self.link.send.take(segment, &mut self.snd.queue, cx.wakes);
         if self.link.send.is_shutdown() {
             self.snd.fin = Some(self.snd.data_end());
             self.transition(Event::FinQueued);

@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// Payload bytes of a full segment that also carries what SACK blocks there are to send.
-    fn current_mss(&self) -> u64 {
+    pub(super) fn current_mss(&self) -> u64 {
         let blocks = self.sack_block_count();
         let options = if blocks > 0 { 4 + 8 * blocks as u64 } else { 0 };
         u64::from(self.snd.mss).saturating_sub(options).max(16)

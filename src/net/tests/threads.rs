@@ -95,7 +95,7 @@ fn handles_may_be_dropped_and_shut_without_a_runtime() {
 fn a_writer_is_held_up_for_the_reactor_only_where_the_runtime_has_one_thread() {
     const BUFFER: usize = 1 << 20;
     let builders = [
-        (runtime::Builder::new_current_thread(), 128 << 10),
+        (runtime::Builder::new_current_thread(), 3 * 45 * 1448),
         (runtime::Builder::new_multi_thread(), BUFFER),
     ];
     for (mut runtime, expected) in builders {
