@@ -57,6 +57,9 @@ impl Pool {
                 self.idle.push(block);
             } else {
                 self.lent.push_back(block);
+                if !self.idle.is_empty() {
+                    break; // There is one to take, and what came later is less likely to be free.
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, IoSlice},
+    mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     sync::Arc,
@@ -56,6 +57,10 @@ const MTU_PERIOD: u32 = 256;
 /// so that they are read out of a cache.
 const RECV_BYTES: usize = 512 << 10;
 
+/// Bytes sent after which a poll looks for answers by itself. A runtime that is never idle tells of
+/// them late, and what was sent stays in memory, and soon out of a cache, until it is acknowledged.
+const ASK_AFTER: usize = 64 << 10;
+
 /// Length of the virtio-net header in front of each packet.
 pub(super) const VNET_HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
@@ -90,6 +95,8 @@ pub struct Tun {
     port: Port,
     name: String,
     polls: u32,
+    /// Bytes sent since it was last looked whether there is an answer.
+    unanswered: usize,
 }
 
 /// The open device, and what it takes to read and to write one packet.
@@ -159,6 +166,33 @@ impl Port {
             self.update_mtu(); // Somebody has set a larger one.
         }
         result
+    }
+
+    /// Reads a batch of up to `max` packets; whether there are no more.
+    fn read_some(&mut self, packets: &mut Vec<Packet>, max: usize) -> io::Result<bool> {
+        let start = packets.len();
+        let mut is_drained = false;
+        let mut bytes = 0;
+        for _ in 0..max {
+            let before = packets.len();
+            match self.read(packets) {
+                Ok(()) => {
+                    bytes += packets[before..].iter().map(Packet::len).sum::<usize>();
+                    if bytes >= RECV_BYTES {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    is_drained = true;
+                    break;
+                }
+                // What was read before it is given first; the error comes again.
+                Err(_) if packets.len() > start || self.reader.has_run() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.reader.flush(packets);
+        Ok(is_drained)
     }
 
     fn update_mtu(&mut self) {
@@ -280,34 +314,19 @@ impl Device for Tun {
         while packets.len() == start {
             // The guard stands for the readiness that was seen before the first read: clearing it
             // does not clear what comes after.
-            let mut guard = match readiness.fd.poll_read_ready(cx) {
-                Poll::Ready(guard) => guard?,
+            let guard = match readiness.fd.poll_read_ready(cx) {
+                Poll::Ready(guard) => Some(guard?),
+                Poll::Pending if mem::take(&mut self.unanswered) >= ASK_AFTER => None,
                 Poll::Pending => {
                     ready!(readiness.gone.as_mut().poll(cx));
                     self.readiness = None;
                     return Poll::Ready(Err(gone()));
                 }
             };
-            let mut bytes = 0;
-            for _ in 0..max {
-                let before = packets.len();
-                match self.port.read(packets) {
-                    Ok(()) => {
-                        bytes += packets[before..].iter().map(Packet::len).sum::<usize>();
-                        if bytes >= RECV_BYTES {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        guard.clear_ready();
-                        break;
-                    }
-                    // What was read before it is given first; the error comes again.
-                    Err(_) if packets.len() > start || self.port.reader.has_run() => break,
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
+            let is_drained = self.port.read_some(packets, max)?;
+            if let (true, Some(mut guard)) = (is_drained, guard) {
+                guard.clear_ready();
             }
-            self.port.reader.flush(packets);
         }
         Poll::Ready(Ok(packets.len() - start))
     }
@@ -323,7 +342,7 @@ impl Device for Tun {
         let mut seen: Option<AsyncFdReadyGuard<'_, Fd>> = None;
         while let Some(packet) = packets.front() {
             match self.port.write(packet) {
-                Ok(()) => {}
+                Ok(()) => self.unanswered += packet.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(mut guard) = seen.take() {
                         guard.clear_ready();
@@ -623,6 +642,7 @@ impl TunBuilder {
             port,
             name,
             polls: 0,
+            unanswered: 0,
         })
     }
 
