@@ -30,7 +30,7 @@ use super::{
     reader::Reader,
     rtnetlink::RtNetlink,
 };
-use crate::packet::{Checksum, Meta, PACKET_MAX, Packet};
+use crate::packet::{Checksum, HEAD_MAX, Meta, PACKET_MAX, Packet};
 
 /// What an MTU can be: the least that IPv4 allows, the most that its length field can say.
 const MTU_MIN: usize = 68;
@@ -217,12 +217,14 @@ impl Port {
             }
             return write(self.fd(), &[IoSlice::new(&bytes[..end])]);
         }
+        // One slice for both: each costs the kernel more than these bytes cost us.
+        let mut bytes = [0; VNET_HEADER + HEAD_MAX];
+        let (front, back) = bytes.split_at_mut(header.len());
+        front.copy_from_slice(header);
+        back[..packet.head().len()].copy_from_slice(packet.head());
+        let end = header.len() + packet.head().len();
         let mut slices = SmallVec::<[IoSlice<'_>; 8]>::new();
-        for slice in [header, packet.head()] {
-            if !slice.is_empty() {
-                slices.push(IoSlice::new(slice));
-            }
-        }
+        slices.push(IoSlice::new(&bytes[..end]));
         if packet.body.len() + slices.len() <= SLICES_MAX {
             slices.extend(packet.body.iter().map(|slice| IoSlice::new(slice)));
             write(self.fd(), &slices)
