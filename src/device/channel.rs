@@ -196,11 +196,17 @@ impl ChannelEnd {
     }
 
     /// See [`PacketSender::send`].
+    ///
+    /// # Errors
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the stack is gone.
     pub async fn send(&self, packet: impl Into<Bytes>) -> io::Result<()> {
         self.sender.send(packet).await
     }
 
     /// See [`PacketSender::try_send`].
+    ///
+    /// # Errors
+    /// Gives the packet back if there is no room or no stack any more.
     pub fn try_send(&self, packet: impl Into<Bytes>) -> Result<(), TrySendError> {
         self.sender.try_send(packet)
     }
@@ -270,6 +276,9 @@ impl PacketSender {
 
     /// Like [`send`](Self::send), for a packet with metadata: a checksum that was verified
     /// elsewhere, a super-packet.
+    ///
+    /// # Errors
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the stack is gone.
     pub async fn send_packet(&self, packet: Packet) -> io::Result<()> {
         poll_fn(|cx| self.queue.poll_room(cx)).await?;
         self.queue.push_always(packet)

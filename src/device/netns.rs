@@ -137,11 +137,17 @@ impl NetNs {
     }
 
     /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Where there is no `/proc`.
     pub fn current() -> io::Result<Self> {
         File::open(CURRENT).map(|file| Self::from(OwnedFd::from(file)))
     }
 
     /// A namespace by its name for `ip netns`, or by a path such as `/proc/1234/ns/net`.
+    ///
+    /// # Errors
+    /// [`NotFound`](io::ErrorKind::NotFound): there is none of that name.
     pub fn open(name: impl AsRef<Path>) -> io::Result<Self> {
         let path = Path::new(NAMED).join(name); // An absolute path stays as it is.
         match File::open(&path) {
@@ -155,6 +161,9 @@ impl NetNs {
 
     /// Runs `f` on a thread in the namespace and waits for it.
     ///
+    /// # Errors
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied): to enter it takes `CAP_SYS_ADMIN`.
+    ///
     /// # Panics
     /// If `f` panics.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -163,6 +172,9 @@ impl NetNs {
 
     /// Starts a thread in the namespace. Sockets stay in the namespace in which they were made, so
     /// they may be passed out of it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
     pub fn spawn<T: Send + 'static>(
         &self,
         f: impl FnOnce() -> T + Send + 'static,

@@ -103,7 +103,11 @@ impl Engine {
         }
     }
 
-    /// Reads what has come: 0 at the end of the stream, `WouldBlock` when there is nothing yet.
+    /// Reads what has come: 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing yet; why the connection has ended, once; `NotConnected` for
+    /// an id of nothing.
     ///
     /// ```
     /// # use std::{collections::VecDeque, time::Instant};
@@ -137,13 +141,21 @@ impl Engine {
 
     /// Reads the next chunk of what has come, without a copy where it is a large one: empty at the
     /// end of the stream.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
     pub fn read_chunk(&mut self, id: ConnId, max: usize, now: Instant) -> io::Result<Bytes> {
         let read = self.link(id)?.try_read_chunk(max);
         self.after(id, now);
         read
     }
 
-    /// Writes what there is room for; `WouldBlock` when there is none.
+    /// Writes what there is room for, and says how much that was.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room, or no connection yet; why the connection has ended, once;
+    /// then, and after [`shutdown`](Self::shutdown), `BrokenPipe`; `NotConnected` for an id of
+    /// nothing.
     pub fn write(&mut self, id: ConnId, data: &[u8], now: Instant) -> io::Result<usize> {
         let written = self.link(id)?.try_write(data);
         self.after(id, now);
@@ -151,6 +163,9 @@ impl Engine {
     }
 
     /// Writes a chunk without a copy: takes off its front what there is room for.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
     pub fn write_chunk(
         &mut self,
         id: ConnId,
@@ -163,6 +178,9 @@ impl Engine {
     }
 
     /// Ends our side behind what was written; the peer's side lives on.
+    ///
+    /// # Errors
+    /// `NotConnected` for an id of nothing.
     pub fn shutdown(&mut self, id: ConnId, now: Instant) -> io::Result<()> {
         self.link(id)?.shutdown();
         self.after(id, now);
@@ -215,6 +233,9 @@ impl Engine {
     }
 
     /// Changes what is set for a connection. What is out of range is clamped.
+    ///
+    /// # Errors
+    /// `NotConnected` for an id of nothing.
     ///
     /// ```
     /// # use std::{collections::VecDeque, time::Instant};

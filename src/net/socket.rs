@@ -318,6 +318,24 @@ impl TcpSocket {
         Ok(())
     }
 
+    /// [`tos_v4`](Self::tos_v4) by its older name.
+    ///
+    /// # Errors
+    /// None; `io::Result` is for the likeness to `tokio::net`.
+    #[deprecated = "renamed to `tos_v4`, as in tokio"]
+    pub fn tos(&self) -> io::Result<u32> {
+        self.tos_v4()
+    }
+
+    /// [`set_tos_v4`](Self::set_tos_v4) by its older name.
+    ///
+    /// # Errors
+    /// As [`set_tos_v4`](Self::set_tos_v4).
+    #[deprecated = "renamed to `set_tos_v4`, as in tokio"]
+    pub fn set_tos(&self, tos: u32) -> io::Result<()> {
+        self.set_tos_v4(tos)
+    }
+
     /// The traffic class of packets sent (`IPV6_TCLASS`). Default: 0.
     ///
     /// # Errors

@@ -218,6 +218,8 @@ macro_rules! surface {
                 s.set_tos_v4(0)?;
                 s.set_tclass_v6(0)?;
                 let _: (u32, u32) = (s.tos_v4()?, s.tclass_v6()?);
+                s.set_tos(0)?;
+                let _: u32 = s.tos()?;
                 s.bind_device(Some(b"tun0"))?;
                 let _: Option<Vec<u8>> = s.device()?;
                 Ok(())
