@@ -17,6 +17,8 @@ mod run;
 mod samples;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 mod tun;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod vnet;
 
 use std::{
     collections::VecDeque,

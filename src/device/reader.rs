@@ -7,11 +7,7 @@ use std::{io, mem, os::fd::RawFd};
 
 use bytes::BytesMut;
 
-use super::{
-    headers::Tcp,
-    run::Run,
-    tun::{VNET_HEADER, is_about_one_packet, parse_vnet},
-};
+use super::{headers::Tcp, run::Run, tun::is_about_one_packet, vnet};
 use crate::{
     checksum::sum,
     packet::{HEAD_MAX, Meta, Packet},
@@ -73,7 +69,7 @@ impl Reader {
 
     /// Packets may be as long as this.
     pub(super) const fn set_packet_max(&mut self, bytes: usize) {
-        self.room = VNET_HEADER + bytes + 1; // One more, so that one that is cut off shows.
+        self.room = vnet::HEADER_LEN + bytes + 1; // One more, so that one that is cut off shows.
     }
 
     /// Whether a packet was longer than it may be since the last call.
@@ -146,13 +142,13 @@ impl Reader {
         debug_assert_eq!(len, self.block.len(), "the block was empty");
         let mut packet = self.block.split();
         let meta = packet
-            .split_first_chunk::<VNET_HEADER>()
-            .and_then(|(header, rest)| parse_vnet(header, rest));
+            .split_first_chunk::<{ vnet::HEADER_LEN }>()
+            .and_then(|(header, rest)| vnet::parse(header, rest));
         let Some(meta) = meta else {
             self.drops += 1;
             return Ok(None);
         };
-        let _ = packet.split_to(VNET_HEADER);
+        let _ = packet.split_to(vnet::HEADER_LEN);
         Ok(Some(Packet::received(packet.freeze(), meta)))
     }
 

@@ -23,14 +23,8 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use super::{
-    Capabilities, Device,
-    headers::{CWR, Ip, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM},
-    netns::NetNs,
-    reader::Reader,
-    rtnetlink::RtNetlink,
-};
-use crate::packet::{Checksum, HEAD_MAX, Meta, PACKET_MAX, Packet};
+use super::{Capabilities, Device, netns::NetNs, reader::Reader, rtnetlink::RtNetlink, vnet};
+use crate::packet::{HEAD_MAX, PACKET_MAX, Packet};
 
 /// What an MTU can be: the least that IPv4 allows, the most that its length field can say.
 const MTU_MIN: usize = 68;
@@ -60,15 +54,6 @@ const RECV_BYTES: usize = 512 << 10;
 /// Bytes sent after which a poll looks for answers by itself. A runtime that is never idle tells of
 /// them late, and what was sent stays in memory, and soon out of a cache, until it is acknowledged.
 const ASK_AFTER: usize = 64 << 10;
-
-/// Length of the virtio-net header in front of each packet.
-pub(super) const VNET_HEADER: usize = 10;
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-const GSO_ECN: u8 = 0x80;
 
 /// A TUN device.
 ///
@@ -204,11 +189,11 @@ impl Port {
 
     /// Writes one packet.
     fn write(&self, packet: &Packet) -> io::Result<()> {
-        let header = make_vnet(packet);
+        let header = vnet::make(packet);
         let header = if self.vnet_header { &header[..] } else { &[] };
         let len = packet.len();
         if len <= SMALL {
-            let mut bytes = [0; VNET_HEADER + SMALL];
+            let mut bytes = [0; vnet::HEADER_LEN + SMALL];
             let mut end = 0;
             let slices = packet.body.iter().map(|slice| &slice[..]);
             for slice in [header, packet.head()].into_iter().chain(slices) {
@@ -218,7 +203,7 @@ impl Port {
             return write(self.fd(), &[IoSlice::new(&bytes[..end])]);
         }
         // One slice for both: each costs the kernel more than these bytes cost us.
-        let mut bytes = [0; VNET_HEADER + HEAD_MAX];
+        let mut bytes = [0; vnet::HEADER_LEN + HEAD_MAX];
         let (front, back) = bytes.split_at_mut(header.len());
         front.copy_from_slice(header);
         back[..packet.head().len()].copy_from_slice(packet.head());
@@ -393,94 +378,6 @@ impl fmt::Debug for Tun {
             .field("drops", &self.drops())
             .finish_non_exhaustive()
     }
-}
-
-/// What a received packet's virtio-net header says, as far as the packet itself bears it out.
-/// `None` if the two contradict each other.
-pub(super) fn parse_vnet(header: &[u8; VNET_HEADER], packet: &[u8]) -> Option<Meta> {
-    // The length of the headers, at offset 2, is a hint that nobody needs.
-    let [
-        flags,
-        gso_type,
-        _,
-        _,
-        size,
-        size_,
-        start,
-        start_,
-        offset,
-        offset_,
-    ] = *header;
-    let gso_size = u16::from_ne_bytes([size, size_]);
-    let start = usize::from(u16::from_ne_bytes([start, start_]));
-    let offset = usize::from(u16::from_ne_bytes([offset, offset_]));
-    let ip = Ip::parse(packet, packet.len());
-    let mut meta = Meta::default();
-    if flags & NEEDS_CSUM != 0 {
-        let expected = ip.and_then(|ip| checksum_offset(ip).map(|offset| (ip.header_len, offset)));
-        let is_borne_out = match expected {
-            Some(expected) => expected == (start, offset),
-            // Extension headers, a fragment, another protocol: inside of it is all one can ask.
-            None => start >= 20 && start + offset + 2 <= packet.len(),
-        };
-        if !is_borne_out {
-            return None;
-        }
-        meta.checksum = Checksum::Partial;
-    } else if flags & DATA_VALID != 0 {
-        meta.checksum = Checksum::Verified;
-    }
-    if gso_type == GSO_NONE {
-        return Some(meta);
-    }
-    let tcp = Tcp::parse(packet, packet.len())?;
-    let expected = if tcp.ip.v6 { GSO_TCPV6 } else { GSO_TCPV4 };
-    if gso_type & !GSO_ECN != expected || gso_size == 0 || packet.len() > PACKET_MAX {
-        return None;
-    }
-    if tcp.payload_len() > usize::from(gso_size) {
-        meta.gso_size = gso_size;
-    }
-    Some(meta)
-}
-
-/// Offset of the checksum in the transport header, where it is known.
-fn checksum_offset(ip: Ip) -> Option<usize> {
-    match ip.protocol {
-        TCP => Some(TCP_CHECKSUM),
-        UDP => Some(UDP_CHECKSUM),
-        _ => None,
-    }
-}
-
-/// The virtio-net header for a packet to be sent.
-fn make_vnet(packet: &Packet) -> [u8; VNET_HEADER] {
-    let mut header = [0; VNET_HEADER];
-    let Meta { checksum, gso_size } = packet.meta;
-    let mut put = |at: usize, value: u16| {
-        header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
-    };
-    if checksum == Checksum::Partial
-        && let Some(ip) = Ip::parse(packet.first(), packet.len())
-        && let Some(offset) = checksum_offset(ip)
-    {
-        put(6, ip.header_len as u16);
-        put(8, offset as u16);
-        header[0] = NEEDS_CSUM;
-        if let Some(tcp) = Tcp::of(packet).filter(|tcp| {
-            // A single segment is no super-packet to the kernel.
-            gso_size > 0 && tcp.payload_len() > usize::from(gso_size)
-        }) {
-            let flags = packet.first()[ip.header_len + 13];
-            header[1] = if ip.v6 { GSO_TCPV6 } else { GSO_TCPV4 };
-            if flags & CWR != 0 {
-                header[1] |= GSO_ECN; // The flag belongs to the first segment only.
-            }
-            header[2..4].copy_from_slice(&(tcp.header_len as u16).to_ne_bytes());
-            header[4..6].copy_from_slice(&gso_size.to_ne_bytes());
-        }
-    }
-    header
 }
 
 /// How a [`Tun`] is to be made.
@@ -749,7 +646,7 @@ fn set_offload_mask(fd: Fd, mask: libc::c_uint) -> io::Result<()> {
 
 /// The length of the virtio-net header belongs to the device as well.
 fn set_vnet_header_len(fd: Fd) -> io::Result<()> {
-    let len = VNET_HEADER as libc::c_int;
+    let len = vnet::HEADER_LEN as libc::c_int;
     // SAFETY: the argument points to an integer that lives during the call.
     check(unsafe { libc::ioctl(fd.0, libc::TUNSETVNETHDRSZ, &raw const len) })
 }
@@ -772,7 +669,6 @@ mod tests {
     };
 
     use bytes::Bytes;
-    use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
     use crate::{
@@ -780,8 +676,9 @@ mod tests {
         device::{
             Offload,
             capture::fill_checksum,
-            headers::{self, put_u16},
+            headers::{self, Ip, TCP, Tcp, put_u16},
         },
+        packet::{Checksum, Meta},
     };
 
     const OURS: &str = "10.9.0.2";
@@ -1130,79 +1027,5 @@ mod tests {
         let Some(namespace) = namespace() else { return };
         let _tun = builder(&namespace).build().unwrap();
         assert_eq!(kind(builder(&namespace)), io::ErrorKind::ResourceBusy);
-    }
-
-    #[test]
-    fn what_we_say_of_a_packet_is_what_we_would_believe() {
-        let mut head = [0; 40];
-        head[0] = 0x45;
-        head[2..4].copy_from_slice(&4040_u16.to_be_bytes());
-        head[9] = TCP;
-        head[32] = 0x50;
-        let meta = Meta {
-            checksum: Checksum::Partial,
-            gso_size: 1460,
-        };
-        let mut packet = Packet::with_head(&head, meta);
-        packet.body.push(Bytes::from(vec![0; 4000]));
-        let header = make_vnet(&packet);
-        assert_eq!(parse_vnet(&header, &packet.to_vec()), Some(meta));
-        packet.head_mut()[33] = CWR;
-        assert_eq!(make_vnet(&packet)[1], GSO_TCPV4 | GSO_ECN);
-    }
-
-    #[test]
-    fn m15_no_virtio_net_header_is_believed_against_its_packet() {
-        let mut rng = StdRng::seed_from_u64(7);
-        let (mut taken, mut refused) = (0, 0);
-        for _ in 0..100_000 {
-            let mut packet = [0; 200];
-            let len = rng.random_range(0..packet.len());
-            let packet = &mut packet[..len];
-            rng.fill_bytes(packet);
-            // Often close to the real thing, or everything would be refused at the first look.
-            if len > 60 && rng.random_bool(0.9) {
-                packet[0] = if rng.random_bool(0.5) { 0x45 } else { 0x60 };
-                let total = rng.random_range(len - 50..len + 2) as u16;
-                let at = if packet[0] == 0x45 { 20 } else { 40 };
-                let (field, protocol) = if at == 20 { (2, 9) } else { (4, 6) };
-                let total = if at == 20 {
-                    total
-                } else {
-                    total.saturating_sub(40)
-                };
-                packet[field..field + 2].copy_from_slice(&total.to_be_bytes());
-                packet[protocol] = if rng.random_bool(0.8) { TCP } else { UDP };
-                packet[6] &= if at == 20 { 0x40 } else { 0xff };
-                packet[7] &= if at == 20 { 0 } else { 0xff };
-                packet[at + 12] = 0x50;
-            }
-            let mut header = [0; VNET_HEADER];
-            rng.fill_bytes(&mut header);
-            if rng.random_bool(0.8) {
-                header[0] &= 3;
-                header[1] = [0, 1, 4, 0x81, 0x84, 3][rng.random_range(0..6)];
-                header[5] &= 7;
-                header[6] = [20, 40][rng.random_range(0..2)];
-                header[8] = [16, 6][rng.random_range(0..2)];
-                (header[7], header[9]) = (0, 0);
-            }
-            match parse_vnet(&header, packet) {
-                Some(meta) => {
-                    taken += 1;
-                    if meta.gso_size > 0 {
-                        let tcp = Tcp::parse(packet, packet.len()).unwrap();
-                        assert!(tcp.payload_len() > usize::from(meta.gso_size));
-                    }
-                    if meta.checksum == Checksum::Partial {
-                        assert!(
-                            usize::from(header[6]) + usize::from(header[8]) + 2 <= packet.len()
-                        );
-                    }
-                }
-                None => refused += 1,
-            }
-        }
-        assert!(taken > 10_000 && refused > 10_000, "{taken} {refused}");
     }
 }
