@@ -160,7 +160,6 @@ impl Connection {
         // The slices go first, so that their blocks can be used again.
         self.snd.queue.advance_to(data_acked);
         self.link.send.release(released as usize, cx.wakes);
-        self.rtt.reset_backoff();
         self.regain_patience(cx.now);
         if self.recovery.dup_acked > 0 {
             // The segment that was missing brought no duplicate; the others each brought one.
@@ -555,7 +554,9 @@ impl Connection {
             self.recovery.begin_episode(self.snd.una);
         }
         tracing::debug!(retries = self.patience.retries, rto = ?self.rtt.rto(), "retransmission timeout");
-        self.give_up_flight(was_open || was_rto, cx.now);
+        // Another timeout after progress is a loss (Linux: `tcp_enter_loss`).
+        let again = was_rto && self.patience.retries > 1;
+        self.give_up_flight(was_open || again, cx.now);
         self.timers.start(Timer::Retransmit, self.rto_at(cx.now));
     }
 

@@ -20,8 +20,36 @@ fn rfc6298_5_the_head_goes_out_again_and_the_timer_doubles() {
         assert_eq!(s.windows(), (1000, 5000, 1000));
     }
     assert_eq!(s.info().backoff, 3);
+    // What was sent twice tells of no round trip, and the timeout stays what it has become (Karn).
     s.acked(1001, "");
+    s.sent("P. 1001:3001(2000)");
+    assert_eq!(s.wait_for_timer(), Some(2400 * MS));
+    s.sent(". 1001:2001(1000)");
+    s.acked(3001, "");
+    assert_eq!(s.info().backoff, 4);
+    s.write(3000, 1000);
+    s.sent("P. 3001:4001(1000)");
+    s.wait_ms(100);
+    s.acked(4001, "");
     assert_eq!(s.info().backoff, 0);
+}
+
+#[test]
+fn rfc5682_2_a_second_timeout_after_progress_is_a_loss_and_nothing_new_goes_out() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.write(0, 4000);
+    s.sent("P. 1:4001(4000)");
+    s.write(4000, 9000);
+    s.wait_ms(310);
+    s.sent("P. 4001:10001(6000)");
+    s.sent(". 1:1001(1000)");
+    s.acked(1001, "");
+    // The first is looked at: new data finds out.
+    s.sent("P. 10001:12001(2000)");
+    s.wait_for_timer();
+    s.sent(". 1001:2001(1000)");
+    s.acked(2001, "");
+    s.sent("P. 2001:4001(2000)");
 }
 
 #[test]

@@ -169,6 +169,13 @@ fn rfc7323_5_3_a_lost_acknowledgement_does_not_make_a_timeout_a_round_trip() {
     assert!(waited.as_millis() > 2000, "{waited:?}");
     s.wait_ms(100);
     s.acked(989, "TS val 3000 ecr 200");
+    assert_eq!(s.info().backoff, 3);
+    // The next sample shows that nothing was taken for a round trip.
+    let sent_at = s.elapsed().as_millis();
+    s.write(988, 988);
+    s.sent("P. 989:1977(988)");
+    s.wait_ms(100);
+    s.acked(1977, &format!("TS val 3100 ecr {sent_at}"));
     assert_eq!(s.info().backoff, 0);
     assert!(
         s.info().rto <= before,
