@@ -75,6 +75,8 @@ pub(super) struct Bbr {
     /// cwnd before recovery, a timeout or the search for a new least round-trip time.
     prior_cwnd: u32,
     episode: Episode,
+    /// The episode is over, unless this acknowledgement begins another one.
+    ending: bool,
     pacing_rate: u64,
     was_idle: bool,
     srtt: Option<Duration>,
@@ -131,6 +133,7 @@ impl Bbr {
             searched: (0, 0),
             prior_cwnd: 0,
             episode: Episode::None,
+            ending: false,
             pacing_rate: 0,
             was_idle: false,
             srtt: None,
@@ -343,7 +346,16 @@ impl Bbr {
         rate.max(1)
     }
 
+    /// Gives back what recovery took, once it is known to be over.
+    fn end_episode(&mut self) {
+        if std::mem::take(&mut self.ending) {
+            self.episode = Episode::None;
+            self.cwnd = self.cwnd.max(self.prior_cwnd);
+        }
+    }
+
     fn set_cwnd(&mut self, ack: &Ack) {
+        self.end_episode();
         let mut cwnd = self.cwnd;
         if ack.lost > 0 {
             cwnd = cwnd.saturating_sub(ack.lost).max(self.smss);
@@ -435,6 +447,13 @@ impl CongestionControl for Bbr {
     fn on_congestion(&mut self, _flight_size: u32, cause: Cause, _now: Time) {
         if cause == Cause::Loss {
             self.save_cwnd();
+            // Where one recovery follows the other, as on every path that loses more than a packet
+            // in a round trip, only the first of them begins with conservation: each would take
+            // what is in flight in a lull between two bursts for all that may be (Linux:
+            // `bbr_set_cwnd_to_recover_or_restore` sees the state before and after).
+            if std::mem::take(&mut self.ending) && self.episode != Episode::Timeout {
+                return;
+            }
             // A round trip begins here.
             self.round_end = self.delivered;
             let until = self.delivered;
@@ -443,14 +462,12 @@ impl CongestionControl for Bbr {
     }
 
     fn on_recovery_exit(&mut self, _now: Time) {
-        if self.episode != Episode::None {
-            self.episode = Episode::None;
-            self.cwnd = self.cwnd.max(self.prior_cwnd);
-        }
+        self.ending = self.episode != Episode::None;
     }
 
     fn on_rto(&mut self, _flight_size: u32, _now: Time) {
         self.save_cwnd();
+        self.ending = false;
         self.episode = Episode::Timeout;
         self.full_bandwidth = 0;
         self.cwnd = self.smss;
@@ -458,6 +475,7 @@ impl CongestionControl for Bbr {
 
     fn on_spurious(&mut self, _now: Time) {
         (self.full_bandwidth, self.full_rounds) = (0, 0);
+        self.ending = false;
         self.episode = Episode::None;
         self.cwnd = self.cwnd.max(self.prior_cwnd);
     }
@@ -898,7 +916,35 @@ mod tests {
         drive.bbr.on_ack(&ack, drive.now);
         assert_eq!(drive.bbr.window(), 51 * MSS);
         drive.bbr.on_recovery_exit(drive.now);
+        drive.bbr.on_ack(&Ack { lost: 0, ..ack }, drive.now);
         assert_eq!(drive.bbr.window(), before);
+    }
+
+    #[test]
+    fn a_recovery_right_behind_another_conserves_nothing() {
+        let mut drive = Drive::steady();
+        let before = drive.bbr.window();
+        let lossy = Trip {
+            left: 10 * MSS,
+            lost: MSS,
+            ..TRIP
+        };
+        drive.bbr.on_congestion(before, Cause::Loss, drive.now);
+        drive.trips(2, lossy);
+        let window = drive.bbr.window();
+        assert!(window > 2 * PRODUCT, "{window}");
+        for _ in 0..10 {
+            drive.bbr.on_recovery_exit(drive.now);
+            drive.bbr.on_congestion(before, Cause::Loss, drive.now);
+            drive.trip(lossy);
+            assert!(drive.bbr.window() > 2 * PRODUCT, "{}", drive.bbr.window());
+        }
+        // Behind one that is over, it does.
+        drive.bbr.on_recovery_exit(drive.now);
+        drive.trip(TRIP);
+        drive.bbr.on_congestion(before, Cause::Loss, drive.now);
+        drive.trip(lossy);
+        assert!(drive.bbr.window() < 2 * PRODUCT, "{}", drive.bbr.window());
     }
 
     #[test]
