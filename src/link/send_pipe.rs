@@ -155,6 +155,13 @@ impl SendPipe {
         inner.check_room(wakes, &self.bell);
     }
 
+    /// [engine] The same, but what may be queued now becomes no less, unless it is more than `max`.
+    pub(crate) fn grow_capacity(&self, capacity: usize, max: usize, wakes: &mut Wakes) {
+        let mut inner = self.lock();
+        inner.capacity = inner.capacity.max(clamp(capacity)).min(clamp(max));
+        inner.check_room(wakes, &self.bell);
+    }
+
     /// Bytes written and not yet acknowledged, taken or not.
     pub(crate) fn queued(&self) -> usize {
         self.lock().queued

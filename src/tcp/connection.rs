@@ -495,20 +495,24 @@ impl Connection {
         }
     }
 
-    /// The send buffer holds two windows: what is in flight, and what follows it. On a path within
-    /// the machine a window says nothing, for it grows until the peer's buffer is full: there the
-    /// limit is what stays in a processor's cache, which is more than such a path needs.
+    /// The send buffer holds three windows. A loss keeps what is in flight from leaving it for a
+    /// round trip, in which all but another window goes out; and a writer is woken no earlier than
+    /// when a third is free. It never shrinks with the window: that is when it is needed.
+    ///
+    /// On a path within the machine a window says nothing, for it grows until the peer's buffer is
+    /// full: there the limit is what stays in a processor's cache, which is more than such a path
+    /// needs.
     pub(super) fn tune_send_buffer(&self, cx: &mut Context<'_>) {
         if self.options.send_buffer.is_none() {
-            let room = 2 * self.cc.window() as usize;
+            let room = 3 * self.cc.window() as usize;
             let is_local = self.rtt.min_rtt().is_some_and(|rtt| rtt < LOCAL_RTT);
             let max = if is_local {
                 cx.config.send_buffer_max.min(LOCAL_SEND_BUFFER)
             } else {
                 cx.config.send_buffer_max
             };
-            let bounded = room.clamp(cx.config.send_buffer, max.max(cx.config.send_buffer));
-            self.link.send.set_capacity(bounded, cx.wakes);
+            let max = max.max(cx.config.send_buffer);
+            self.link.send.grow_capacity(room, max, cx.wakes);
         }
     }
 

@@ -166,6 +166,57 @@ fn the_send_buffer_grows_with_the_window_and_not_before() {
     );
 }
 
+#[test]
+fn the_send_buffer_outlasts_the_round_trips_in_which_a_loss_keeps_it_full() {
+    let mut config = Config::default();
+    config.send_buffer(4096).initial_window(20);
+    let mut s = Script::distant(config, "sackOK,wscale 7", 100);
+    let mut written = 0;
+    let mut fill = |s: &mut Script| {
+        while let Ok(more) = s
+            .engine
+            .write(s.id(), &pattern(written as usize, 1 << 20), s.now)
+        {
+            written += more as u32;
+            s.collect();
+        }
+        written
+    };
+    // Without loss: the buffer grows to three windows of 40 segments.
+    fill(&mut s);
+    while s.windows().0 < 40_000 {
+        s.wait_ms(100);
+        let in_flight = s.windows().2 as u32;
+        let acked = s.info().acked as u32 + 1 + in_flight;
+        s.acked(acked, "");
+        fill(&mut s);
+    }
+    s.drain();
+    let (una, flight) = (s.info().acked as u32 + 1, s.windows().2 as u32);
+    assert!(flight >= 40_000 && fill(&mut s) + 1 - una >= 100_000);
+    // The first segment is lost, and what is sent in its place as well: ssthresh is in flight all
+    // the time, of data that is new.
+    let mut sacked = una + 1000;
+    let mut new = 0;
+    for _ in 0..2 {
+        s.wait_ms(100);
+        let end = una + flight + new;
+        while sacked < end {
+            sacked += 1000;
+            s.acked(una, &format!("sack {}:{sacked}", una + 1000));
+            fill(&mut s);
+            let fresh = s.drain();
+            let fresh = fresh.iter().filter(|sent| {
+                let seq = sent.header.seq.raw().wrapping_sub(s.iss());
+                seq >= end
+            });
+            new += fresh.map(|sent| sent.payload.len() as u32).sum::<u32>();
+        }
+        assert!(s.windows().2 >= 19_000, "{:?}", s.windows());
+    }
+    assert!(new >= 38_000, "{new}");
+}
+
 /// Linux: `tcp_create_openreq_child`. A SYN's window is often all the peer has ever had.
 #[test]
 fn the_window_of_a_syn_that_we_answer_is_no_measure_of_segments() {
