@@ -33,6 +33,13 @@ impl Reno {
             window.grow(windows.saturating_mul(window.smss));
         }
     }
+
+    /// Half of cwnd, in whole segments as Linux counts: no half of one is ever sent, but the window
+    /// would take as much longer to grow. As Linux, of cwnd and not of FlightSize, which cwnd
+    /// validation keeps close together.
+    const fn half(&self) -> u32 {
+        self.window.cwnd / self.window.smss / 2 * self.window.smss
+    }
 }
 
 impl CongestionControl for Reno {
@@ -64,8 +71,7 @@ impl CongestionControl for Reno {
 
     fn on_congestion(&mut self, _flight_size: u32, _cause: Cause, _now: Time) {
         self.undo = Some(self.window.restore());
-        // As Linux: of cwnd, not of FlightSize, which cwnd validation keeps close together.
-        self.window.enter_recovery(self.window.cwnd / 2);
+        self.window.enter_recovery(self.half());
         self.bytes_acked = 0;
     }
 
@@ -77,7 +83,7 @@ impl CongestionControl for Reno {
         if self.window.is_first_timeout() {
             self.undo = Some(self.window.restore());
         }
-        self.window.enter_loss(self.window.cwnd / 2);
+        self.window.enter_loss(self.half());
         self.bytes_acked = 0;
     }
 
@@ -130,6 +136,24 @@ mod tests {
         reno.on_recovery_exit(Time::ZERO);
         reno.on_congestion(6000, Cause::Ecn, Time::ZERO);
         assert_eq!((reno.window(), reno.ssthresh()), (5000, 5000));
+    }
+
+    #[test]
+    fn half_of_an_odd_window_is_whole_segments() {
+        for reduce in [
+            |reno: &mut Reno| reno.on_congestion(13_000, Cause::Loss, Time::ZERO),
+            |reno: &mut Reno| reno.on_rto(13_000, Time::ZERO),
+        ] {
+            let mut reno = Reno::new(1000, 13);
+            reduce(&mut reno);
+            assert_eq!(reno.ssthresh(), 6000);
+        }
+        // Six segments are enough for the next.
+        let mut reno = Reno::new(1000, 13);
+        reno.on_congestion(13_000, Cause::Loss, Time::ZERO);
+        reno.on_recovery_exit(Time::ZERO);
+        reno.on_ack(&ack(6000), Time::ZERO);
+        assert_eq!(reno.window(), 7000);
     }
 
     #[test]
