@@ -5,8 +5,15 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::Waker,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// What is paced is so regularly: the thread looks again after as long as it took from the last
+/// alarm to this one, and need not be told of the next. Alarms further apart are no series.
+const SERIES_GAP: Duration = Duration::from_millis(2);
+
+/// So late is on time: it is what the kernel allows itself with any sleep.
+const SLACK: Duration = Duration::from_micros(50);
 
 /// A thread that sleeps in the reactor's place.
 ///
@@ -29,6 +36,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     set: Option<(Instant, Waker)>,
+    /// Until when the thread sleeps, if it does and not until it is told.
+    looks_at: Option<Instant>,
     closed: bool,
 }
 
@@ -39,20 +48,14 @@ impl Alarm {
             return;
         };
         let mut state = shared.lock();
-        let later = match &mut state.set {
-            Some((set, known)) if known.will_wake(waker) => {
-                let later = *set <= at;
-                *set = at;
-                later
-            }
-            set => {
-                *set = Some((at, waker.clone()));
-                false
-            }
-        };
-        drop(state);
+        match &mut state.set {
+            Some((set, known)) if known.will_wake(waker) => *set = at,
+            set => *set = Some((at, waker.clone())),
+        }
         // It finds out by itself when it wakes too early.
-        if !later {
+        let sleeps_on = state.looks_at.is_none_or(|looks| at + SLACK < looks);
+        drop(state);
+        if sleeps_on {
             shared.changed.notify_one();
         }
     }
@@ -88,8 +91,9 @@ impl Shared {
 
     fn run(&self) {
         let mut state = self.lock();
+        let (mut last, mut next) = (None, None);
         while !state.closed {
-            let Some((at, _)) = state.set else {
+            let Some(at) = state.set.as_ref().map(|set| set.0).or_else(|| next.take()) else {
                 state = self
                     .changed
                     .wait(state)
@@ -98,15 +102,21 @@ impl Shared {
             };
             let left = at.saturating_duration_since(now());
             if !left.is_zero() {
+                state.looks_at = Some(at);
                 let woken = self.changed.wait_timeout(state, left);
                 state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                state.looks_at = None;
                 continue;
             }
-            let set = state.set.take();
+            let Some((at, waker)) = state.set.take() else {
+                continue;
+            };
+            let gap = last
+                .replace(at)
+                .map(|last| at.saturating_duration_since(last));
+            next = gap.filter(|gap| *gap <= SERIES_GAP).map(|gap| at + gap);
             drop(state);
-            if let Some((_, waker)) = set {
-                waker.wake();
-            }
+            waker.wake();
             state = self.lock();
         }
     }
@@ -175,6 +185,26 @@ mod tests {
         alarm.set(now() + Duration::from_secs(3600), &waker);
         alarm.set(now(), &other);
         told.recv().unwrap();
+        assert!(woken.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_series_is_on_time_and_holds_nothing_up_that_comes_in_between() {
+        let (waker, woken) = teller();
+        let mut alarm = Alarm::default();
+        let mut at = now();
+        for _ in 0..20 {
+            at += SERIES_GAP / 2;
+            alarm.set(at, &waker);
+            assert!(woken.recv().unwrap() >= at);
+        }
+        let hour = Duration::from_secs(3600);
+        for gap in [Duration::ZERO, SERIES_GAP / 4, 2 * SERIES_GAP] {
+            let at = now() + gap;
+            alarm.set(at + hour, &waker);
+            alarm.set(at, &waker);
+            assert!(woken.recv().unwrap() >= at);
+        }
         assert!(woken.try_recv().is_err());
     }
 
