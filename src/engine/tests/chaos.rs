@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::raw;
+use super::damaged::damage;
 use crate::{
     Unreachable,
     config::{Config, Congestion, KeepAlive, SocketOptions},
@@ -463,21 +463,9 @@ impl World {
     }
 }
 
-/// Some bytes changed, its length too, and a checksum that is believed.
+/// [`damage`]d, in two pieces, and with a checksum that is believed.
 fn damaged(packet: &Packet, rng: &mut Rng) -> Packet {
-    let mut bytes = packet.to_vec();
-    for _ in 0..rng.below(4) {
-        let at = rng.below(bytes.len().min(100));
-        bytes[at] = [0, 1, 0x7f, 0x80, 0xff, rng.next() as u8][rng.below(6)];
-    }
-    match rng.below(8) {
-        0 => bytes.truncate(rng.below(bytes.len()) + 1),
-        1 => bytes.extend(rng.bytes(7)),
-        _ => {}
-    }
-    if bytes[0] == 0x45 && bytes.len() >= 20 && rng.below(8) > 0 {
-        raw::fix_ip_checksum(&mut bytes);
-    }
+    let bytes = damage(packet.to_vec(), rng);
     let meta = Meta {
         checksum: [Checksum::Verified, Checksum::Partial, packet.meta.checksum][rng.below(3)],
         gso_size: [packet.meta.gso_size, 0, 1, u16::MAX][rng.below(4)],

@@ -63,7 +63,7 @@ fn honest(s: &Script, rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Some bytes changed, most of them in the headers; cut short, or longer than it says.
-fn damage(mut bytes: Vec<u8>, rng: &mut Rng) -> Vec<u8> {
+pub(super) fn damage(mut bytes: Vec<u8>, rng: &mut Rng) -> Vec<u8> {
     for _ in 0..rng.below(4) {
         let at = rng.below(bytes.len().min(100));
         bytes[at] = [0, 1, 0x7f, 0x80, 0xff, rng.next() as u8][rng.below(6)];
