@@ -212,6 +212,7 @@ fn a_transfer_through_a_black_hole_arrives() {
     let total = 50_000;
     let (mut got, mut written) = (Vec::<u8>::new(), 0);
     while got.len() < total {
+        assert!(s.elapsed() < Duration::from_secs(10), "{:?}", s.elapsed());
         if written < total {
             let data = pattern(written, total - written);
             written += s.engine.write(s.id(), &data, s.now).unwrap_or(0);
@@ -225,7 +226,6 @@ fn a_transfer_through_a_black_hole_arrives() {
                 sent.payload.len()
             };
             if size <= 1100 && start <= got.len() {
-                got.truncate(start.max(got.len()).min(got.len()));
                 let skip = got.len() - start;
                 if skip < sent.payload.len() {
                     got.extend(&sent.payload[skip..]);
@@ -240,7 +240,6 @@ fn a_transfer_through_a_black_hole_arrives() {
         }
     }
     assert_eq!(got, pattern(0, total));
-    assert!(s.elapsed() < Duration::from_secs(10), "{:?}", s.elapsed());
 }
 
 #[test]
