@@ -47,6 +47,8 @@ pub(super) struct Inner {
     waiters: Waiters,
     capacity: u32,
     ring_when_free: u32,
+    /// The engine wants to know when everything is read.
+    ring_when_empty: bool,
     /// Bytes of memory that the engine holds beside the pipe, for what came out of order.
     beside: u32,
     charge: Charge,
@@ -98,6 +100,7 @@ impl RecvPipe {
             waiters: Waiters::default(),
             capacity: clamp(capacity),
             ring_when_free: NEVER,
+            ring_when_empty: false,
             beside: 0,
             charge: Charge::default(),
             events: 0,
@@ -123,6 +126,7 @@ impl RecvPipe {
         } else {
             KEEP_MIN_SCARCE
         };
+        inner.ring_when_empty = false;
         let before = inner.queued();
         for slice in payload {
             if slice.len() >= keep_min {
@@ -225,7 +229,15 @@ impl RecvPipe {
     pub(crate) fn ring_when_free(&self, free: usize) -> bool {
         let mut inner = self.lock();
         inner.ring_when_free = u32::try_from(free).unwrap_or(NEVER);
-        inner.wants_press(&self.bell)
+        inner.is_as_free(&self.bell)
+    }
+
+    /// [engine] Has the reader press the button when it leaves nothing; says whether there is
+    /// nothing already. It holds until something is pushed again.
+    pub(crate) fn ring_when_empty(&self) -> bool {
+        let mut inner = self.lock();
+        inner.ring_when_empty = true;
+        inner.queued() == 0
     }
 
     /// Takes up to `max` bytes, shown to `copy` piece by piece. If `clears`, a read that empties
@@ -427,6 +439,10 @@ impl Inner {
     }
 
     fn wants_press(&self, bell: &Doorbell) -> bool {
+        self.ring_when_empty && self.queued() == 0 || self.is_as_free(bell)
+    }
+
+    fn is_as_free(&self, bell: &Doorbell) -> bool {
         self.ring_when_free != NEVER && self.free(bell) >= self.ring_when_free as usize
     }
 
@@ -647,6 +663,23 @@ mod tests {
             }
             assert!(bytes == whole);
         }
+    }
+
+    #[test]
+    fn the_reader_rings_when_all_is_read_if_the_engine_asked_for_it_since_the_last_push() {
+        let pipe = pipe(1000);
+        let press = |max| {
+            let read = pipe.read(max, false, Wait::Never, |_| {});
+            matches!(read, Read::Some { press: true, .. })
+        };
+        push(&pipe, vec![0; 900]);
+        assert!(!pipe.ring_when_empty());
+        assert!(!press(899));
+        assert!(press(1));
+        assert!(pipe.ring_when_empty(), "there is nothing already");
+        assert!(!pipe.ring_when_free(usize::MAX), "another question");
+        push(&pipe, vec![0; 900]);
+        assert!(!press(900), "nobody asked");
     }
 
     #[test]

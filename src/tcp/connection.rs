@@ -290,7 +290,7 @@ impl Connection {
             self.on_close(closing.unread, cx);
         }
         self.tune_receive_buffer(cx.now, cx.config);
-        if self.window_opened() {
+        if self.window_opened() || self.rcv.owes_ack_when_read() && self.link.recv.queued() == 0 {
             self.rcv.ack.now = true;
         }
     }

@@ -112,7 +112,7 @@ impl Connection {
             return Continue(());
         }
         cx.counters.drop_out_of_window += 1;
-        if seg.seq_len() > 0 && seq.is_before(nxt) && self.agreed.sack {
+        if seg.seq_len() > 0 && seq.is_before(nxt) {
             self.note_duplicate(seq, seg.seq_len());
         }
         Break(if seg.seq_len() > 0 {
@@ -138,6 +138,12 @@ impl Connection {
     /// Tells the peer with the next acknowledgement that it sent `len` numbers once more, of which
     /// its FIN is one (RFC 2883).
     fn note_duplicate(&mut self, seq: SeqNum, len: u32) {
+        if (seq + len).is_at_or_before(self.rcv.seq(self.rcv.nxt)) {
+            self.rcv.on_repetition();
+        }
+        if !self.agreed.sack {
+            return;
+        }
         let Some(start) = self.rcv.position(seq) else {
             return;
         };
@@ -184,8 +190,13 @@ impl Connection {
         if self.agreed.ecn {
             if seg.header.flags.has(Flags::CWR) {
                 self.ecn.echo = false;
+                // The peer's window may be down to a segment: it would wait for a second one.
+                self.rcv.ack.now |= seg.len > 0;
             }
-            self.ecn.echo |= seg.ce;
+            if seg.ce && !self.ecn.echo {
+                self.ecn.echo = true;
+                self.rcv.on_mark();
+            }
         }
     }
 
@@ -283,7 +294,7 @@ impl Connection {
                 return Break(Verdict::Silently);
             }
             _ => {
-                if self.agreed.sack && self.is_current(seg.header.seq, seg.seq_len()) {
+                if self.is_current(seg.header.seq, seg.seq_len()) {
                     self.note_duplicate(seg.header.seq, seg.seq_len());
                 }
                 return Break(Verdict::WithAck);
@@ -332,7 +343,7 @@ impl Connection {
             .fin
             .map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
         let end = start + u64::from(seg.len);
-        if start < self.rcv.nxt && self.agreed.sack {
+        if start < self.rcv.nxt {
             self.note_duplicate(seg.header.seq, seg.seq_len());
         }
         let (from, to) = (start.max(self.rcv.nxt), end.min(edge));
@@ -445,10 +456,12 @@ impl Connection {
 
     /// What is not acknowledged at once is so a little later.
     fn schedule_ack(&mut self, cx: &Context<'_>) {
-        if !self.rcv.ack.now
-            && self.rcv.ack.pending > 0
-            && !self.timers.is_running(Timer::DelayedAck)
-        {
+        if self.rcv.ack.now || self.rcv.ack.pending == 0 {
+            return;
+        }
+        if self.rcv.owes_ack_when_read() && self.link.recv.ring_when_empty() {
+            self.rcv.ack.now = true;
+        } else if !self.timers.is_running(Timer::DelayedAck) {
             self.timers
                 .start(Timer::DelayedAck, cx.now + cx.config.delayed_ack);
         }

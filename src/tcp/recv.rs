@@ -16,6 +16,9 @@ const QUICK_ACKS: u8 = 16;
 /// Acknowledgements for duplicates that may be due at one time.
 const DUPLICATES_MAX: u8 = 64;
 
+/// Segments acknowledged at once after a mark of congestion: the window may be down to one.
+const QUICK_ACKS_MARKED: u8 = 2;
+
 /// The receiving half of a connection. Positions count like those of
 /// [`Send`](crate::tcp::send::Send).
 #[derive(Debug)]
@@ -57,6 +60,9 @@ pub(crate) struct AckState {
     pub(crate) quick: u8,
     /// We answer what we receive: acknowledgements ride on the answers.
     pub(crate) interactive: bool,
+    /// Segments not acknowledged that seem to end what the peer has to send for now: it may wait for
+    /// the acknowledgement, and nothing will come to bring it on.
+    pub(crate) ends: u8,
     /// When data last came.
     pub(crate) last_data: Time,
     /// RCV.NXT as last told to the peer.
@@ -89,6 +95,7 @@ impl Recv {
                 pending: 0,
                 quick: QUICK_ACKS,
                 interactive: false,
+                ends: 0,
                 last_data: now,
                 sent: 1,
             },
@@ -196,6 +203,30 @@ impl Recv {
         }
     }
 
+    /// Whether to acknowledge as soon as the application has read everything (Linux:
+    /// `tcp_cleanup_rbuf`).
+    pub(crate) fn owes_ack_when_read(&self) -> bool {
+        let enough = if self.ack.interactive { 2 } else { 1 };
+        self.ack.pending > 0 && self.ack.ends >= enough
+    }
+
+    /// The peer sent what we had: it has not got our acknowledgements in time (Linux:
+    /// `tcp_enter_quickack_mode`).
+    pub(crate) fn on_repetition(&mut self) {
+        self.hurry(QUICK_ACKS);
+    }
+
+    /// The first segment with a mark of congestion.
+    pub(crate) fn on_mark(&mut self) {
+        self.hurry(QUICK_ACKS_MARKED);
+    }
+
+    /// Acknowledges at least so many segments at once.
+    fn hurry(&mut self, segments: u8) {
+        self.ack.quick = self.ack.quick.max(segments);
+        self.ack.interactive = false;
+    }
+
     /// A segment out of order, or one that came before.
     pub(crate) fn on_duplicate(&mut self) {
         self.ack.duplicates = (self.ack.duplicates + 1).min(DUPLICATES_MAX);
@@ -219,16 +250,23 @@ impl Recv {
     }
 
     /// Learns what the peer's full-sized segments are (Linux: `tcp_measure_rcv_mss`): the largest,
-    /// or a smaller size that came twice and was not the end of anything.
+    /// or a smaller size that came twice and was not the end of anything. Any other that is smaller
+    /// ends something.
     pub(crate) fn measure_segment(&mut self, len: u16, is_end: bool) {
+        let mut ends = is_end && len == self.mss;
         if len >= self.mss {
             self.mss = len;
-        } else if len >= 536 || len >= 88 && !is_end {
-            if len == self.last_len {
-                self.mss = len;
+        } else {
+            ends = true;
+            if len >= 536 || len >= 88 && !is_end {
+                if len == self.last_len {
+                    self.mss = len;
+                    ends = false;
+                }
+                self.last_len = len;
             }
-            self.last_len = len;
         }
+        self.ack.ends = self.ack.ends.saturating_add(u8::from(ends));
     }
 
     /// No answer of ours came in time for the acknowledgement to ride on it.
@@ -243,7 +281,7 @@ impl Recv {
             .ack
             .quick
             .saturating_sub(u8::from(self.ack.pending > 0));
-        self.ack.pending = 0;
+        (self.ack.pending, self.ack.ends) = (0, 0);
         self.ack.sent = self.nxt;
         if !self.dsack.is_empty() {
             self.dsack.remove(0);

@@ -179,3 +179,67 @@ fn the_delay_can_be_set_and_is_under_half_a_second() {
     s.wait_ms(1);
     s.sent(". 1:1(0) ack 11");
 }
+
+#[test]
+fn what_ends_something_is_acknowledged_when_the_application_has_read_it_all() {
+    let (mut s, mut next) = warm();
+    // Full-sized and pushed, and smaller than the others.
+    for (flags, len) in [("P.", 1000), (".", 300)] {
+        s.recv(&format!(
+            "{flags} {next}:{}({len}) ack 1 win 65535",
+            next + len
+        ));
+        next += len;
+        s.silence();
+        s.read_some(len as usize - 1).unwrap();
+        s.silence();
+        s.read_some(1).unwrap();
+        s.sent(&format!(". 1:1(0) ack {next}"));
+        s.silence();
+    }
+    // Full-sized and not the end of anything.
+    s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
+    next += 1000;
+    s.read().unwrap();
+    s.silence();
+    s.wait_ms(40);
+    s.sent(&format!(". 1:1(0) ack {next}"));
+}
+
+#[test]
+fn who_answers_acknowledges_on_reading_only_what_was_sent_in_two_parts() {
+    let (mut s, mut next) = warm();
+    s.write(0, 10);
+    s.sent(&format!("P. 1:11(10) ack {next}"));
+    for parts in 1..=2 {
+        for _ in 0..parts {
+            s.recv(&format!("P. {next}:{}(10) ack 11 win 65535", next + 10));
+            next += 10;
+        }
+        s.read().unwrap();
+        if parts == 1 {
+            s.silence();
+            s.write(10, 10);
+            s.sent(&format!("P. 11:21(10) ack {next}"));
+            s.recv(&format!(". {next}:{next}(0) ack 21 win 65535"));
+        } else {
+            s.sent(&format!(". 21:21(0) ack {next}"));
+        }
+    }
+}
+
+#[test]
+fn after_a_repetition_sixteen_segments_are_acknowledged_at_once() {
+    let (mut s, mut next) = warm();
+    s.recv(&format!(". {}:{next}(1000) ack 1 win 65535", next - 1000));
+    s.next().unwrap();
+    for _ in 0..16 {
+        s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
+        next += 1000;
+        s.sent(&format!(". 1:1(0) ack {next}"));
+    }
+    s.read().unwrap();
+    s.drain();
+    s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
+    s.silence();
+}

@@ -8,6 +8,7 @@ mod damaged;
 mod datagrams;
 mod delayed_ack;
 mod dsack;
+mod ecn;
 mod explore;
 mod family;
 mod flow;

@@ -541,22 +541,11 @@ fn must23_seven_repetitions_of_a_syn_take_more_than_three_minutes() {
     assert_eq!(s.read().unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
-/// The same packet, marked by a router (RFC 3168 §5).
-fn marked(packet: &Packet) -> Packet {
-    let mut bytes = packet.to_vec();
-    bytes[1] |= 3;
-    bytes[10..12].fill(0);
-    let sum = checksum(&bytes[..20]);
-    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    Packet::received(bytes.into(), Meta::default())
-}
-
 /// RFC 3168 §6.1.1: ECT is never set on a SYN, so somebody on the way plays with the bits.
 #[test]
 fn shld8_a_syn_that_is_marked_itself_agrees_on_nothing() {
     let mut s = Script::listening(Config::default(), 4);
-    let syn = marked(&s.packet("SEW 0:0(0) win 65535 <mss 1000>"));
-    s.recv_packet(syn);
+    s.recv_marked("SEW 0:0(0) win 65535 <mss 1000>");
     s.sent("S. 0:0(0) ack 1");
 }
 
@@ -567,8 +556,7 @@ fn shld8_a_mark_is_echoed_until_the_peer_has_reduced() {
     s.sent("SE. 0:0(0) ack 1");
     s.recv(". 1:1(0) ack 1");
     s.accept();
-    let ce = marked(&s.packet(". 1:1001(1000) ack 1"));
-    s.recv_packet(ce);
+    s.recv_marked(". 1:1001(1000) ack 1");
     s.sent("E. 1:1(0) ack 1001");
     s.recv(". 1001:2001(1000) ack 1");
     s.sent("E. 1:1(0) ack 2001");

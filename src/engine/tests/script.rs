@@ -304,6 +304,16 @@ impl Script {
         self.recv_packet(Packet::received(packet.into(), Meta::default()));
     }
 
+    /// The same packet as `recv` takes, marked by a router (RFC 3168 §5).
+    pub(super) fn recv_marked(&mut self, text: &str) {
+        let mut bytes = self.packet(text).to_vec();
+        bytes[1] |= 3;
+        bytes[10..12].fill(0);
+        let sum = crate::checksum::sum(&bytes[..20]).finish();
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        self.recv_packet(Packet::received(bytes.into(), Meta::default()));
+    }
+
     /// The packet that a text stands for.
     pub(super) fn packet(&self, text: &str) -> Packet {
         let parsed = Parsed::new(text);
@@ -500,7 +510,12 @@ impl Script {
 
     /// Reads everything there is.
     pub(super) fn read(&mut self) -> std::io::Result<Vec<u8>> {
-        let mut buf = vec![0; 1 << 20];
+        self.read_some(1 << 20)
+    }
+
+    /// Reads up to so many bytes.
+    pub(super) fn read_some(&mut self, max: usize) -> std::io::Result<Vec<u8>> {
+        let mut buf = vec![0; max];
         let n = self.engine.read(self.id(), &mut buf, self.now)?;
         buf.truncate(n);
         self.collect();
