@@ -10,6 +10,9 @@ use crate::{tcp::ranges::RangeSet, time::Time};
 
 const NIL: u32 = u32::MAX;
 
+/// Segments that one acknowledgement may make us look at in vain.
+const LOOK_AHEAD: usize = 64;
+
 /// Where a sent range of the stream is believed to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -335,7 +338,7 @@ impl Scoreboard {
     }
 
     /// RFC 8985 §6.2 step 5: what was sent before the segment last delivered (`rack`), and longer
-    /// than `window` ago, is lost. Returns the bytes, and how long until more may be.
+    /// than `window` ago, is lost. Returns the bytes, and how long until all of the rest are.
     pub(crate) fn detect_lost(
         &mut self,
         rack: (Time, u64),
@@ -349,15 +352,32 @@ impl Scoreboard {
             if (sent.sent_at, sent.end) >= rack {
                 break;
             }
-            let lost_at = sent.sent_at + window;
-            if lost_at > now {
-                return (bytes, Some(lost_at.since(now)));
+            if sent.sent_at + window > now {
+                let last = self.last_sent_before(id, rack);
+                return (bytes, Some((last + window).since(now)));
             }
             bytes += sent.len();
             self.mark_lost(id);
             id = sent.next;
         }
         (bytes, None)
+    }
+
+    /// When the last of those in flight was sent that were sent before `rack`; `id` was. Who has
+    /// left more holes than we look at waits for the latest that it can be.
+    fn last_sent_before(&self, id: u32, rack: (Time, u64)) -> Time {
+        let mut last = self.at(id);
+        for _ in 0..LOOK_AHEAD {
+            if last.next == NIL {
+                return last.sent_at;
+            }
+            let next = self.at(last.next);
+            if (next.sent_at, next.end) >= rack {
+                return last.sent_at;
+            }
+            last = next;
+        }
+        rack.0
     }
 
     /// The retransmission timer fired: what is in flight is not believed to arrive any more (RFC

@@ -130,9 +130,27 @@ fn rfc8985_6_2_the_round_trip_is_that_of_what_was_delivered_last_and_not_of_what
     s.acked(1, "sack 4001:8001");
     s.wait_ms(120);
     // The second and third arrived when they were sent again, the fourth has been on its way for
-    // 223 ms all the time, so the last two may still come.
+    // 223 ms all the time, so the last two may still come, and the first, which was sent again.
     s.acked(1, "sack 1001:4001 4001:8001");
     s.silence();
-    assert_eq!(s.wait_for_timer(), Some(25 * MS));
+    assert_eq!(s.wait_for_timer(), Some(125 * MS));
+    s.sent(". 1:1001(1000)");
     s.sent("P. 8001:10001(2000)");
+}
+
+#[test]
+fn rfc8985_6_2_the_reordering_timer_is_for_the_last_of_those_that_may_be_lost() {
+    let mut s = Script::distant(Config::default(), SACK, 100);
+    for (offset, text) in [(0, "1:1001"), (1000, "1001:2001"), (2000, "2001:3001")] {
+        s.write(offset, 1000);
+        s.sent(&format!("P. {text}(1000)"));
+        s.wait_ms(10);
+    }
+    s.wait_ms(90);
+    s.acked(1, "sack 2001:3001");
+    s.silence();
+    // The first is due in 5 ms, the second in 15 ms.
+    assert_eq!(s.wait_for_timer(), Some(15 * MS));
+    s.sent(". 1:1001(1000)");
+    assert_eq!(s.info().lost, 1000, "the second is found with it");
 }
