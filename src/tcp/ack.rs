@@ -465,7 +465,8 @@ impl Connection {
                 // Nothing may be wrong but the order; wait until it is known (Linux:
                 // `tcp_may_raise_cwnd`).
                 Mode::Open | Mode::Rto { .. } => {
-                    outcome.acked == 0 && !self.recovery.has_seen_reordering()
+                    let mss = u64::from(self.snd.mss);
+                    outcome.acked == 0 && !self.recovery.is_far_out_of_order(mss)
                 }
             },
         };

@@ -125,6 +125,8 @@ struct Rack {
     newest: Option<(Time, u64)>,
     rtt: Duration,
     reordering_seen: bool,
+    /// By how many bytes at most something was overtaken.
+    overtaken_by: u32,
     /// RACK.reo_wnd_mult, less one.
     widened: u8,
     persist: u8,
@@ -136,6 +138,7 @@ struct Rack {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reordering {
     seen: bool,
+    overtaken_by: u32,
     widened: u8,
     persist: u8,
 }
@@ -264,6 +267,7 @@ impl Recovery {
     pub(crate) fn reordering(&self) -> Reordering {
         Reordering {
             seen: self.rack.reordering_seen,
+            overtaken_by: self.rack.overtaken_by,
             widened: self.rack.widened,
             persist: self.rack.persist,
         }
@@ -272,6 +276,7 @@ impl Recovery {
     /// Takes over what was learned before a pause.
     pub(crate) fn set_reordering(&mut self, before: Reordering) {
         self.rack.reordering_seen = before.seen;
+        self.rack.overtaken_by = before.overtaken_by;
         (self.rack.widened, self.rack.persist) = (before.widened, before.persist);
     }
 
@@ -354,6 +359,8 @@ impl Recovery {
             delivery.found_again |= sent.is_lost();
             if sent.end < delivery.high_before {
                 self.rack.reordering_seen = true;
+                let bytes = (delivery.high_before - sent.start).min(u64::from(u32::MAX)) as u32;
+                self.rack.overtaken_by = self.rack.overtaken_by.max(bytes);
             }
             if let Mode::Rto { recovery_point, .. } = self.mode {
                 delivery.given_up |= sent.end <= recovery_point;
@@ -425,8 +432,10 @@ impl Recovery {
         (bytes > 0, again)
     }
 
-    pub(crate) fn has_seen_reordering(&self) -> bool {
-        self.rack.reordering_seen
+    /// Whether as much is known to have overtaken something as tells of a loss on other paths
+    /// (Linux: `tp->reordering`).
+    pub(crate) fn is_far_out_of_order(&self, mss: u64) -> bool {
+        u64::from(self.rack.overtaken_by) > DUP_THRESH * mss
     }
 
     /// RACK.reo_wnd.

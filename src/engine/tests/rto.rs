@@ -53,6 +53,58 @@ fn rfc5682_2_a_second_timeout_after_progress_is_a_loss_and_nothing_new_goes_out(
 }
 
 #[test]
+fn rfc5681_3_1_after_sacks_alone_the_next_timeout_leaves_one_segment_and_ssthresh() {
+    for kind in [Congestion::Reno, Congestion::Cubic, Congestion::Bbr] {
+        let mut s = Script::distant(Config::default(), "sackOK", 100);
+        s.set(|options| options.congestion = kind);
+        s.write(0, 10_000);
+        s.drain();
+        s.wait_ms(100);
+        // The path reorders, four segments at last, and what is found lost is lost once more.
+        s.acked(1, "sack 1001:2001");
+        s.acked(2001, "");
+        s.acked(2001, "sack 3001:7001");
+        s.acked(7001, "");
+        s.acked(7001, "sack 8001:9001");
+        while s.info().retransmitted == 0 {
+            s.wait_for_timer();
+        }
+        while s.info().recovery != "loss" {
+            s.wait_for_timer();
+        }
+        s.drain();
+        s.acked(7001, "sack 8001:10001");
+        let (grown, ssthresh, _) = s.windows();
+        assert!(grown > 1000, "{kind:?}");
+        s.drain();
+        while s.counters().timeouts == 1 {
+            s.wait_for_timer();
+        }
+        assert_eq!(s.windows(), (1000, ssthresh, 1000), "{kind:?}");
+        assert!(s.next().unwrap().text.contains(" 7001:8001(1000)"));
+        s.silence();
+    }
+}
+
+#[test]
+fn sacks_alone_raise_no_window_where_hardly_anything_was_overtaken() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:2001");
+    s.acked(2001, "");
+    s.acked(2001, "sack 3001:6001");
+    assert_eq!(s.wait_for_timer(), Some(25 * MS));
+    s.sent(". 2001:3001(1000)");
+    s.wait_ms(300);
+    s.sent(". 2001:3001(1000)");
+    s.acked(2001, "sack 3001:8001");
+    assert_eq!(s.windows().0, 1000);
+    s.silence();
+}
+
+#[test]
 fn rfc6298_5_3_an_acknowledgement_of_new_data_restarts_it() {
     let mut s = Script::distant(Config::default(), "nop", 100);
     s.write(0, 3000);
