@@ -220,6 +220,13 @@ pub trait CongestionControl: Debug + Send {
     /// The retransmission timer fired.
     fn on_rto(&mut self, flight_size: u32, now: Time);
 
+    /// It fired again, and nothing before what it fired for was acknowledged in between: the window
+    /// is one segment as before, and ssthresh stays (RFC 5681 §3.1). Unless it is told otherwise,
+    /// like the first time.
+    fn on_repeated_rto(&mut self, flight_size: u32, now: Time) {
+        self.on_rto(flight_size, now);
+    }
+
     /// The last reduction turned out to be for nothing (RFC 3522, RFC 3708, RFC 5682): restores
     /// what was before it.
     fn on_spurious(&mut self, now: Time);

@@ -547,9 +547,12 @@ impl Connection {
             Mode::Fast { .. } => (false, false),
             Mode::Rto { .. } => (false, true),
         };
+        let flight_size = saturate(self.snd.flight_size());
         if !was_rto || self.patience.retries == 1 {
-            self.cc.on_rto(saturate(self.snd.flight_size()), cx.now);
+            self.cc.on_rto(flight_size, cx.now);
             self.note_reduction();
+        } else {
+            self.cc.on_repeated_rto(flight_size, cx.now);
         }
         if was_open || self.recovery.undo.is_none() {
             self.recovery.begin_episode(self.snd.una);

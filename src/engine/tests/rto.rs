@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::script::Script;
-use crate::config::Config;
+use crate::config::{Config, Congestion};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -188,6 +188,10 @@ impl CongestionControl for Cubic {
         self.window.enter_loss(self.multiplicative_decrease());
     }
 
+    fn on_repeated_rto(&mut self, _flight_size: u32, _now: Time) {
+        self.window.enter_loss_again();
+    }
+
     fn on_spurious(&mut self, _now: Time) {
         if let Some((window, curve)) = self.undo.take().map(|undo| *undo) {
             self.window.undo(&window);

@@ -124,6 +124,11 @@ impl Window {
         if self.is_first_timeout() {
             self.ssthresh = ssthresh.max(self.floor());
         }
+        self.enter_loss_again();
+    }
+
+    /// The loss window, and ssthresh as it is.
+    fn enter_loss_again(&mut self) {
         self.cwnd = self.smss;
         self.episode = Episode::Timeout;
     }

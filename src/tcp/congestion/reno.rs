@@ -87,6 +87,10 @@ impl CongestionControl for Reno {
         self.bytes_acked = 0;
     }
 
+    fn on_repeated_rto(&mut self, _flight_size: u32, _now: Time) {
+        self.window.enter_loss_again();
+    }
+
     fn on_spurious(&mut self, _now: Time) {
         if let Some(before) = self.undo.take() {
             self.window.undo(&before);
