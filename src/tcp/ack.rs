@@ -488,7 +488,9 @@ impl Connection {
         }
         if !self.wants_probe() {
             self.timers.stop(Timer::LossProbe);
-        } else if restart || !self.timers.is_running(Timer::LossProbe) {
+        } else if restart
+            || self.recovery.probe.is_none() && !self.timers.is_running(Timer::LossProbe)
+        {
             self.restart_probe_timer(now);
         }
     }
@@ -497,16 +499,26 @@ impl Connection {
     fn wants_probe(&self) -> bool {
         self.agreed.sack
             && self.recovery.is_open()
-            && self.recovery.probe.is_none()
             && !self.recovery.board.is_empty()
             && self.recovery.board.sacked() == 0
             && self.patience.retries == 0
             && !self.timers.is_running(Timer::Reorder)
     }
 
-    /// Also for each new segment: the probe comes two round trips after the last of them, or when
-    /// the retransmission timer would, and in its place.
-    pub(super) fn restart_probe_timer(&mut self, now: Time) {
+    /// For each new segment: the probe does not come later than the timeout of the oldest one is
+    /// due, however often that was put off since (Linux: `tcp_rto_delta_us`).
+    pub(super) fn postpone_probe(&mut self, now: Time) {
+        self.restart_probe_timer(now);
+        let head = self.recovery.board.head_sent_at();
+        let due = head.map(|head| self.rto_at(head)).filter(|due| *due > now);
+        if let Some((probe, due)) = self.timers.at(Timer::LossProbe).zip(due) {
+            self.timers.start(Timer::LossProbe, probe.min(due));
+        }
+    }
+
+    /// The probe comes two round trips after the last segment or acknowledgement, or when the
+    /// retransmission timer would, and in its place.
+    fn restart_probe_timer(&mut self, now: Time) {
         if !self.wants_probe() {
             return self.timers.stop(Timer::LossProbe);
         }
@@ -525,10 +537,21 @@ impl Connection {
 
     /// The probe timeout: the tail may be lost (RFC 8985 §7.3).
     pub(super) fn on_probe_timeout(&mut self, cx: &mut Context<'_>) {
-        if !self.recovery.board.is_empty() && self.recovery.is_open() {
-            self.pending.loss_probe = true;
-            self.timers.start(Timer::Retransmit, self.rto_at(cx.now));
+        let Some(head) = self.recovery.board.head_sent_at() else {
+            return;
+        };
+        if !self.recovery.is_open() {
+            return;
         }
+        let timeout = if self.recovery.probe.is_none() {
+            self.pending.loss_probe = true;
+            self.rto_at(cx.now)
+        } else {
+            // There is one out, and no second one: what is left is the timeout, of the oldest
+            // segment (Linux: `tcp_rearm_rto`).
+            self.rto_at(head).max(cx.now)
+        };
+        self.timers.start(Timer::Retransmit, timeout);
     }
 
     /// RFC 6298 §5.4 to §5.6, RFC 9293 §3.8.3.

@@ -441,7 +441,7 @@ impl Connection {
         self.data_sent_at = now;
         self.on_paced(taken, now);
         self.set_loss_timers(false, now);
-        self.restart_probe_timer(now);
+        self.postpone_probe(now);
         segment
     }
 

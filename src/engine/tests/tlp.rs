@@ -42,6 +42,46 @@ fn rfc8985_7_2_for_a_single_segment_the_probe_takes_the_place_of_the_timeout() {
 }
 
 #[test]
+fn rfc8985_7_2_the_probe_of_new_data_is_not_later_than_the_timeout_of_the_oldest() {
+    let mut s = distant();
+    s.write(0, 2000);
+    s.sent("P. 1:2001(2000)");
+    s.wait_ms(180);
+    s.acked(1001, "");
+    // Two round trips from here, and the segment is alone.
+    let rto = s.info().rto;
+    assert!(rto > 290 * MS);
+    s.write(2000, 1000);
+    s.sent("P. 2001:3001(1000)");
+    assert_eq!(s.wait_for_timer(), Some(rto - 180 * MS));
+    s.sent("P. 2001:3001(1000)");
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 0));
+}
+
+#[test]
+fn rfc8985_7_3_in_place_of_a_second_probe_the_timeout_of_the_oldest_segment_comes() {
+    let mut s = distant();
+    s.write(0, 3000);
+    s.sent("P. 1:3001(3000)");
+    s.wait_ms(100);
+    s.acked(1001, "");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 2001:3001(1000)");
+    s.write(3000, 1000);
+    s.sent("P. 3001:4001(1000)");
+    s.wait_ms(100);
+    s.acked(2001, "");
+    s.silence();
+    let (pto, rto) = (2 * s.info().srtt.unwrap(), s.info().rto);
+    assert_eq!(s.wait_for_timer(), Some(pto));
+    s.silence();
+    // It was sent again 100 ms before the acknowledgement.
+    assert_eq!(s.wait_for_timer(), Some(rto - 100 * MS - pto));
+    s.sent(". 2001:3001(1000)");
+    assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 1));
+}
+
+#[test]
 fn rfc8985_7_3_new_data_makes_the_better_probe() {
     let mut s = distant();
     s.write(0, 12_000);
