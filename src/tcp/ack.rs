@@ -287,10 +287,12 @@ impl Connection {
             self.recovery.on_exit();
             self.cc.on_recovery_exit(cx.now);
         }
-        if self.agreed.sack {
-            self.detect_loss(outcome.recover_flight, cx);
-        } else {
-            self.count_duplicate(outcome, cx.now);
+        // Nothing that the blocks said is to be relied on then.
+        let reneged = self.is_reneged(outcome);
+        match (self.agreed.sack, reneged) {
+            (true, true) => {}
+            (true, false) => self.detect_loss(outcome.recover_flight, cx),
+            (false, _) => self.count_duplicate(outcome, cx.now),
         }
         let fresh_loss = self.recovery.lost_total > outcome.lost_before;
         let mss = u64::from(self.snd.mss);
@@ -301,6 +303,7 @@ impl Connection {
         match &mut self.recovery.mode {
             Mode::Open => {}
             Mode::Rto { spared, .. } => *spared = spared.saturating_sub(delivered),
+            Mode::Fast { prr, .. } if reneged => prr.hold(self.recovery.board.in_flight()),
             Mode::Fast { prr, .. } => {
                 if !self.agreed.sack && outcome.acked > 0 {
                     // RFC 6582 §3.2: a partial acknowledgement shows the next hole.
@@ -426,12 +429,16 @@ impl Connection {
     /// RFC 2018 §8: what now comes first was SACKed before, so the peer has thrown it away. It
     /// gets half a round trip to prove the contrary (Linux: `tcp_check_sack_reneging`).
     fn check_reneging(&mut self, outcome: &Outcome, now: Time) {
-        if outcome.acked > 0 && self.recovery.board.first_is_sacked() {
+        if self.is_reneged(outcome) {
             let half = self.rtt.srtt().unwrap_or_default() / 2;
             let patience = half.max(Duration::from_millis(10));
             self.timers.start(Timer::Retransmit, now + patience);
             self.timers.stop(Timer::LossProbe);
         }
+    }
+
+    fn is_reneged(&self, outcome: &Outcome) -> bool {
+        outcome.acked > 0 && self.recovery.board.first_is_sacked()
     }
 
     /// cwnd grows by what was delivered, where it was the limit.

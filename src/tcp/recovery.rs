@@ -108,6 +108,11 @@ impl Prr {
         self.cwnd = self.cwnd.max(in_flight + mss);
     }
 
+    /// Nothing more goes out for now.
+    pub(crate) fn hold(&mut self, in_flight: u64) {
+        self.cwnd = self.cwnd.min(in_flight);
+    }
+
     /// What may be sent now. More than the acknowledgement allowed if more was found lost since.
     pub(crate) fn allowance(&self, in_flight: u64) -> u64 {
         self.cwnd.saturating_sub(in_flight)

@@ -182,6 +182,23 @@ fn rfc2018_8_a_peer_that_reneged_gets_everything_again() {
 }
 
 #[test]
+fn rfc2018_8_in_recovery_nothing_goes_out_while_it_looks_as_if_the_peer_had_reneged() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.sent("P. 1:10001(10000)");
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:4001");
+    s.sent(". 1:1001(1000)");
+    s.acked(1, "sack 1001:5001");
+    s.wait_ms(100);
+    s.acked(4001, "");
+    s.silence();
+    assert_eq!(s.wait_for_timer(), Some(50 * MS));
+    s.sent(". 4001:5001(1000)");
+    s.silence();
+}
+
+#[test]
 fn rfc8985_6_3_a_timeout_spares_what_was_sent_in_the_last_round_trip() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
     s.write(0, 2000);
