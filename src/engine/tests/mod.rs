@@ -49,3 +49,4 @@ mod undo;
 mod urgent;
 mod user_timeout;
 mod window;
+mod worked_examples;
