@@ -196,7 +196,7 @@ impl Engine {
             options,
             iss,
             ts_offset,
-            self.path(&tuple),
+            self.path(&tuple, now),
             now,
         );
         let id = self

@@ -116,7 +116,9 @@ impl Engine {
                 match error.kind {
                     IcmpErrorKind::PacketTooBig { mtu } => {
                         let mtu = believable_mtu(mtu, quote.packet_len, quote.src.is_ipv4());
-                        connection.on_packet_too_big(mtu, now);
+                        if connection.on_packet_too_big(mtu, now) {
+                            self.path_mtus.learn(quote.dst, mtu, now);
+                        }
                     }
                     kind => {
                         if let Some((failure, _)) = failure_of(kind) {

@@ -186,7 +186,7 @@ impl Engine {
         link: Arc<StreamLink>,
         now: Time,
     ) {
-        let path = self.path(tuple);
+        let path = self.path(tuple, now);
         let iss = self.keys.isn(tuple.local(), tuple.peer(), now);
         let offset = self.keys.timestamp_offset(tuple.local(), tuple.peer());
         let half = HalfOpen::new(seg, iss, offset, path, &context!(self, now));

@@ -20,8 +20,9 @@ use crate::{
     tcp::{
         Segment,
         connection::Connection,
-        handshake::{HalfOpen, Path, Reaction},
+        handshake::{HalfOpen, Reaction},
         negotiated::{Negotiated, receive_shift},
+        path_mtu::{Path, PathMtu},
     },
     time::Time,
     wire::{
@@ -152,7 +153,7 @@ impl Engine {
         if self.half_open.len() >= self.config.half_open_max {
             return self.send_cookie(index, &tuple, seg, now);
         }
-        let path = self.path(&tuple);
+        let path = self.path(&tuple, now);
         let ts_offset = self.keys.timestamp_offset(tuple.local(), tuple.peer());
         let half = HalfOpen::new(seg, iss, ts_offset, path, &context!(self, now));
         let at = now + half.next_repeat(&self.config).unwrap_or_default();
@@ -171,9 +172,10 @@ impl Engine {
         let Some(options) = self.options_of(pending.of) else {
             return;
         };
-        let header = pending
-            .half
-            .syn_ack(&options, self.path(&pending.tuple), &self.config, now);
+        let header =
+            pending
+                .half
+                .syn_ack(&options, self.path(&pending.tuple, now), &self.config, now);
         self.send(pending.tuple, header, &options);
     }
 
@@ -267,7 +269,7 @@ impl Engine {
         let (local, peer) = seen_by(backlog.local(), tuple);
         let bell = Arc::clone(&self.bell);
         let link = StreamLink::sized(bell, local, peer, options, &self.config);
-        let path = self.path(tuple);
+        let path = self.path(tuple, now);
         let cx = context!(self, now);
         let from = half.established(&options, path, &cx);
         let connection = Connection::new(Arc::clone(&link), options, &from, &cx);
@@ -341,7 +343,7 @@ impl Engine {
             return;
         };
         let (local, peer) = (tuple.local(), tuple.peer());
-        let path = self.path(tuple);
+        let path = self.path(tuple, now);
         let rcv_shift = receive_shift(&options, &self.config);
         let agreed = Negotiated::new(
             &seg.header.options,
@@ -428,9 +430,11 @@ impl Engine {
     }
 
     /// What the SYNs and SYN-ACKs of a four-tuple have to know.
-    pub(super) fn path(&self, tuple: &FourTuple) -> Path {
+    pub(super) fn path(&self, tuple: &FourTuple, now: Time) -> Path {
+        let device = PathMtu::new(self.mtu as u32);
+        let found = self.path_mtus.get(tuple.peer().ip(), now);
         Path {
-            mtu: self.mtu as u32,
+            mtu: found.map_or(device, |(mtu, until)| device.at_most(mtu, until)),
             is_v6: tuple.local().is_ipv6(),
         }
     }

@@ -58,6 +58,7 @@ mod incoming;
 mod isn;
 mod limiter;
 mod listener;
+mod path_mtus;
 mod ping;
 mod segments;
 mod slots;
@@ -90,6 +91,7 @@ use crate::{
         isn::SecretKeys,
         limiter::Limiter,
         listener::{Listeners, Pending},
+        path_mtus::PathMtus,
         ping::Pings,
         slots::{Slot, Slots},
         sources::Sources,
@@ -176,6 +178,7 @@ pub struct Engine {
     network: Arc<Network>,
     udp: Udp,
     pings: Pings,
+    path_mtus: PathMtus,
     /// SYN cookies are valid until then.
     cookies_until: Time,
     /// Shutting down: what is left then is reset.
@@ -207,6 +210,7 @@ impl Engine {
             network,
             udp: Udp::default(),
             pings: Pings::default(),
+            path_mtus: PathMtus::new(),
             keys,
             ephemeral: EphemeralPorts::new(ephemeral::DEFAULT_RANGE, &mut rng),
             limits: Limits::new(),
@@ -271,6 +275,7 @@ impl Engine {
         }
         self.mtu = mtu;
         self.network.set_mtu(mtu);
+        self.path_mtus = PathMtus::new();
         let open: Vec<u32> = self.slots.iter().map(|(index, _)| index).collect();
         for index in open {
             if let Some(Slot::Open(connection)) =

@@ -14,7 +14,7 @@ use crate::{
         liveness::Patience,
         negotiated::Negotiated,
         pacing::Pacer,
-        path_mtu::PathMtu,
+        path_mtu::{Path, PathMtu},
         recovery::{Mode, Recovery},
         recv::Recv,
         rtt::RttEstimator,
@@ -180,8 +180,7 @@ pub(crate) struct Established {
     pub(crate) advertised: u16,
     /// How long the handshake took, when nothing of it was sent twice.
     pub(crate) rtt: Option<Duration>,
-    pub(crate) mtu: u32,
-    pub(crate) is_v6: bool,
+    pub(crate) path: Path,
 }
 
 /// How long an orphan may wait for an acknowledgement: as long as so many retransmissions take from
@@ -228,8 +227,8 @@ impl Connection {
             cc: congestion::new(options.congestion, 536, config),
             timers: Timers::default(),
             ts: from.ts,
-            overhead: if from.is_v6 { 60 } else { 40 },
-            path: PathMtu::new(from.mtu),
+            overhead: if from.path.is_v6 { 60 } else { 40 },
+            path: from.path.mtu,
             patience: Patience {
                 since: now,
                 ..Patience::default()

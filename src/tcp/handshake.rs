@@ -12,6 +12,7 @@ use crate::{
         Context, Segment,
         connection::{Connection, Established, TsClock},
         negotiated::{Negotiated, receive_shift},
+        path_mtu::Path,
     },
     time::Time,
     wire::{
@@ -29,26 +30,6 @@ const AGAIN_SOON: Duration = Duration::from_millis(2);
 /// What deserves no better gets one answer in this time, and each handshake counts for itself
 /// (Linux: `tcp_invalid_ratelimit`).
 const ANSWER_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What both sides of a handshake know of the stack around them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Path {
-    /// Bytes of the largest packet.
-    pub(crate) mtu: u32,
-    pub(crate) is_v6: bool,
-}
-
-impl Path {
-    /// The MSS to announce (MUST-67).
-    fn announced_mss(self, options: &SocketOptions) -> u16 {
-        let headers = if self.is_v6 { 60 } else { 40 };
-        let mss = self
-            .mtu
-            .saturating_sub(headers)
-            .clamp(88, u32::from(u16::MAX)) as u16;
-        mss.min(options.mss.unwrap_or(u16::MAX))
-    }
-}
 
 /// The window of our SYN or SYN-ACK, which is never scaled (RFC 7323 §2.2).
 fn first_window(options: &SocketOptions, config: &Config) -> u16 {
@@ -296,8 +277,7 @@ impl HalfOpen {
             max_wnd: 0,
             advertised: first_window(options, cx.config),
             rtt: once.then_some(rtt),
-            mtu: path.mtu,
-            is_v6: path.is_v6,
+            path,
         }
     }
 
@@ -532,8 +512,7 @@ impl Opening {
             advertised: first_window(&self.options, cx.config),
             rtt: (self.retries == 0)
                 .then(|| cx.now.since(self.started_at).max(Duration::from_micros(1))),
-            mtu: self.path.mtu,
-            is_v6: self.path.is_v6,
+            path: self.path,
         };
         let mut connection = Connection::new(Arc::clone(&self.link), self.options, &from, cx);
         connection.acknowledge();

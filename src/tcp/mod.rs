@@ -28,7 +28,7 @@ mod liveness;
 pub(crate) mod negotiated;
 mod output;
 mod pacing;
-mod path_mtu;
+pub(crate) mod path_mtu;
 mod ranges;
 mod recovery;
 mod recv;

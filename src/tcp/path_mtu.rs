@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::{
+    config::SocketOptions,
     tcp::{
         connection::Connection,
         negotiated::MSS_MIN,
@@ -16,7 +17,7 @@ use crate::{
 const TIMESTAMPS_LEN: u16 = 12;
 
 /// A smaller path MTU is believed for this long (RFC 1191 §6.3; Linux: `mtu_expires`).
-const BELIEVED_FOR: Duration = Duration::from_secs(600);
+pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(600);
 
 /// What is tried when large packets vanish and nobody says why (RFC 4821 §7.7): packets with
 /// segments of 1024 bytes (Linux: `tcp_base_mss`), then of 536.
@@ -27,22 +28,55 @@ const STEPS_V6: [u32; 1] = [1280];
 
 /// The largest packets that the path takes, as far as we know.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PathMtu {
+pub(crate) struct PathMtu {
     /// In bytes.
     pub(super) mtu: u32,
     /// What our device takes.
-    device: u32,
+    pub(super) device: u32,
     /// When to try that again.
     retry_at: Time,
 }
 
 impl PathMtu {
-    pub(super) fn new(device: u32) -> Self {
+    /// As far as we know, as large as our device takes.
+    pub(crate) const fn new(device: u32) -> Self {
         Self {
             mtu: device,
             device,
             retry_at: Time::MAX,
         }
+    }
+
+    /// No larger than `mtu`, as another connection has found out, until `retry_at`.
+    pub(crate) fn at_most(self, mtu: u32, retry_at: Time) -> Self {
+        if mtu >= self.mtu {
+            return self;
+        }
+        Self {
+            mtu,
+            retry_at,
+            ..self
+        }
+    }
+}
+
+/// What both sides of a handshake know of the stack around them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) mtu: PathMtu,
+    pub(crate) is_v6: bool,
+}
+
+impl Path {
+    /// The MSS to announce (MUST-67): what our device takes, whatever the path to the peer does.
+    pub(super) fn announced_mss(self, options: &SocketOptions) -> u16 {
+        let headers = if self.is_v6 { 60 } else { 40 };
+        let mss = self
+            .mtu
+            .device
+            .saturating_sub(headers)
+            .clamp(88, u32::from(u16::MAX)) as u16;
+        mss.min(options.mss.unwrap_or(u16::MAX))
     }
 }
 
@@ -84,16 +118,16 @@ impl Connection {
     }
 
     /// The path does not take what is in flight (RFC 1191, RFC 8201): sends smaller segments, and
-    /// what was too large again.
-    pub(crate) fn on_packet_too_big(&mut self, mtu: u32, now: Time) {
+    /// what was too large again. Returns whether that is news.
+    pub(crate) fn on_packet_too_big(&mut self, mtu: u32, now: Time) -> bool {
         if mtu >= self.path.mtu {
-            return;
+            return false;
         }
         tracing::debug!(mtu, "path MTU");
         let before = self.snd.mss;
         self.lower(mtu, now);
         if self.snd.mss >= before {
-            return;
+            return true;
         }
         let before = self.recovery.board.lost();
         self.recovery
@@ -111,6 +145,7 @@ impl Connection {
             };
         }
         self.set_loss_timers(true, now);
+        true
     }
 
     fn lower(&mut self, mtu: u32, now: Time) {

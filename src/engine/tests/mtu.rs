@@ -196,6 +196,62 @@ fn a_path_that_swallows_large_packets_without_a_word_is_found_out() {
     }
 }
 
+/// A connection more of the peer, from port `port`.
+fn open_again(s: &mut Script, port: u16) {
+    s.peer.set_port(port);
+    s.recv("S 0:0(0) win 65535 <mss 1460,sackOK>");
+    // What the path does not take is no reason for the peer to send less.
+    s.sent("S. 0:0(0) ack 1 <mss 1460,nop,nop,sackOK>");
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.accept();
+}
+
+#[test]
+fn rfc1191_6_3_what_one_connection_found_out_the_next_one_begins_with_for_ten_minutes() {
+    let mut s = open(false, Config::default());
+    s.write(0, 1460);
+    let sent = s.next().unwrap();
+    s.recv_icmp(NEEDED, 1200, &sent, 0);
+    s.drain();
+    s.recv(". 1:1(0) ack 1461 win 65535");
+    s.wait(Duration::from_secs(500));
+    open_again(&mut s, 40_001);
+    assert_eq!((s.info().path_mtu, s.info().cwnd), (1200, 11_600));
+    s.write(0, 3000);
+    assert_eq!(on_the_wire(&s.drain()), [1160, 1160, 680]);
+    s.recv(". 1:1(0) ack 3001 win 65535");
+    // Those that we open too.
+    s.peer = "192.0.2.1:80".parse().unwrap();
+    s.connect();
+    s.drain();
+    s.recv("S. 0:0(0) ack 1 win 65535 <mss 1460,sackOK>");
+    s.drain();
+    assert_eq!(s.info().path_mtu, 1200);
+    s.wait(Duration::from_secs(100));
+    s.write(0, 3000);
+    assert_eq!(on_the_wire(&s.drain())[0], 1460);
+}
+
+#[test]
+fn b10_another_peer_a_forged_message_and_another_device_leave_nothing_to_the_next() {
+    for (sent_to, offset, mtu) in [(2, 0, 1500), (1, 10_000, 1500), (1, 0, 1400)] {
+        let mut s = open(false, Config::default());
+        s.write(0, 1460);
+        let sent = s.next().unwrap();
+        s.recv_icmp(NEEDED, 1200, &sent, offset);
+        s.drain();
+        s.engine.set_mtu(mtu);
+        s.recv(". 1:1(0) ack 1461 win 65535");
+        s.peer.set_ip([192, 0, 2, sent_to].into());
+        s.peer.set_port(40_001);
+        s.recv("S 0:0(0) win 65535 <mss 1460,sackOK>");
+        s.drain();
+        s.recv(". 1:1(0) ack 1 win 65535");
+        s.accept();
+        assert_eq!(s.info().path_mtu, mtu as u32);
+    }
+}
+
 #[test]
 fn a_small_segment_that_vanishes_is_no_sign_of_a_black_hole() {
     let mut s = open(false, Config::default());
