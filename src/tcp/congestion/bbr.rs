@@ -40,13 +40,18 @@ const CLUMP_ROUNDS: u8 = 5;
 /// shares a bottleneck with one of Linux's gets a third of it or less; with 101, one that is alone
 /// keeps the queue full.
 const PACING_PERCENT: u64 = 100;
+/// After so many it is tried again where that did not empty it: others keep it full.
+const FOREIGN_QUEUE_ROUNDS: u64 = 128;
+/// For how many round trips at most a queue that was full is emptied.
+const DRAIN_ROUNDS: u32 = 6;
 /// Bytes a second beyond which a sample is none; gains fit above it.
 const RATE_MAX: u64 = 1 << 48;
 /// Segments, at the least.
 const WINDOW_MIN: u32 = 4;
 
-/// BBR as Linux ships it: version 1 of the model. Loss changes nothing but what is sent in the first
-/// round trip of recovery.
+/// BBR as Linux ships it: version 1 of the model. Loss alone changes nothing but what is sent in the
+/// first round trip of recovery; much of it from a queue that is full ends startup, and has the queue
+/// emptied, unless others fill it.
 ///
 /// Version 3 bounds what is in flight where a round trip loses more than a fiftieth. That was tried,
 /// and gives way wherever Linux's version shares the bottleneck and in queues too short for any
@@ -80,6 +85,17 @@ pub(super) struct Bbr {
     pacing_rate: u64,
     was_idle: bool,
     srtt: Option<Duration>,
+    drained: Drained,
+}
+
+/// How the queue was last emptied.
+#[derive(Clone, Copy, Debug, Default)]
+struct Drained {
+    /// The phase that gives back goes on until it is.
+    under_way: bool,
+    /// In which round trip it began, and the least round-trip time since then.
+    round: u64,
+    rtt: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +153,7 @@ impl Bbr {
             pacing_rate: 0,
             was_idle: false,
             srtt: None,
+            drained: Drained::default(),
         }
     }
 
@@ -172,11 +189,34 @@ impl Bbr {
         u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_WINDOW)
     }
 
-    /// With room for the segments that offloads hold back at both ends (Linux:
-    /// `bbr_quantization_budget`).
+    /// What offloads hold back at both ends.
+    fn held_back(&self) -> u32 {
+        3 * ((self.pacing_rate / 1000).min(1 << 16) as u32).max(2 * self.smss)
+    }
+
+    /// With room for the segments that offloads hold back (Linux: `bbr_quantization_budget`).
     fn target(&self, gain: u64) -> u32 {
-        let quantum = ((self.pacing_rate / 1000).min(1 << 16) as u32).max(2 * self.smss);
-        self.product(gain).saturating_add(3 * quantum)
+        self.product(gain).saturating_add(self.held_back())
+    }
+
+    /// What cwnd grows to. In startup, once packets wait in a queue, it is enough to double and no
+    /// more than a path and a queue of one product take: cwnd, not pacing, is then the limit, and
+    /// what is added for offloads would be lost from the queue again and again.
+    fn cwnd_target(&self, ack: &Ack) -> u32 {
+        match self.phase {
+            Phase::Startup if self.has_queue(ack) => self.product(CWND_GAIN).max(self.held_back()),
+            _ => self.target(self.cwnd_gain()),
+        }
+    }
+
+    /// Whether what was acknowledged now had waited for a quarter of a round trip.
+    fn has_queue(&self, ack: &Ack) -> bool {
+        ack.rtt.is_some_and(|rtt| !self.is_short(rtt))
+    }
+
+    fn is_short(&self, rtt: Duration) -> bool {
+        self.min_rtt
+            .is_none_or(|min_rtt| rtt <= min_rtt.saturating_add(min_rtt / 4))
     }
 
     fn update_round(&mut self, ack: &Ack) -> bool {
@@ -233,6 +273,43 @@ impl Bbr {
         self.full = self.full_rounds >= FULL_BW_ROUNDS;
     }
 
+    /// Whether the queue has just been full: what arrives had waited, and much was lost. Losses
+    /// alone are no sign of it.
+    fn has_overflowed(&self, ack: &Ack) -> bool {
+        ack.lost > 0
+            && self.has_queue(ack)
+            && ack.sample.is_some_and(|sample| {
+                let delivered = sample.delivered.saturating_sub(sample.prior_delivered);
+                sample.lost.saturating_mul(50) > delivered.saturating_add(sample.lost)
+            })
+    }
+
+    /// A queue that is full is as good a reason to leave startup as a rate that does not grow
+    /// (version 3, `BBRCheckStartupHighLoss`, asks for less), and later to empty it as a whole: a
+    /// bandwidth that is believed to be a little more than it is fills it again in every cycle.
+    fn check_overflow(&mut self, ack: &Ack, now: Time) {
+        if !self.has_overflowed(ack) {
+            return;
+        }
+        self.full = true;
+        let rounds = self.rounds - self.drained.round;
+        let worth = self.drained.rtt.is_none_or(|rtt| self.is_short(rtt));
+        let pause = if worth {
+            CYCLE.len() as u64
+        } else {
+            FOREIGN_QUEUE_ROUNDS
+        };
+        if matches!(self.phase, Phase::ProbeBandwidth { .. }) && rounds >= pause {
+            self.drained = Drained {
+                round: self.rounds,
+                rtt: Some(Duration::MAX),
+                under_way: true,
+            };
+            let index = 1;
+            self.phase = Phase::ProbeBandwidth { index, since: now };
+        }
+    }
+
     fn advance_phase(&mut self, ack: &Ack, now: Time) {
         match self.phase {
             Phase::Startup if self.full => self.phase = Phase::Drain,
@@ -252,10 +329,22 @@ impl Bbr {
             let long = now.since(since) > self.min_rtt.unwrap_or_default();
             let next = match CYCLE[index] {
                 gain if gain > UNIT => long && (ack.lost > 0 || before >= self.target(gain)),
-                gain if gain < UNIT => long || before <= self.target(UNIT),
+                gain if gain < UNIT => {
+                    let most = self
+                        .min_rtt
+                        .unwrap_or_default()
+                        .saturating_mul(DRAIN_ROUNDS);
+                    let enough = if self.drained.under_way {
+                        now.since(since) > most
+                    } else {
+                        long
+                    };
+                    enough || before <= self.target(UNIT)
+                }
                 _ => long,
             };
             if next {
+                self.drained.under_way = false;
                 let index = (index + 1) % CYCLE.len();
                 self.phase = Phase::ProbeBandwidth { index, since: now };
             }
@@ -264,6 +353,12 @@ impl Bbr {
 
     /// The least round-trip time, which is looked for anew every ten seconds with little in flight.
     fn update_min_rtt(&mut self, ack: &Ack, round_start: bool, now: Time) {
+        self.drained.rtt = self
+            .drained
+            .rtt
+            .zip(ack.rtt)
+            .map(|(least, rtt)| least.min(rtt))
+            .or(self.drained.rtt);
         let expired = now.since(self.min_rtt_at) > MIN_RTT_WINDOW;
         if let Some(rtt) = ack.rtt
             && (expired || self.min_rtt.is_none_or(|min| rtt <= min))
@@ -376,7 +471,7 @@ impl Bbr {
                 }
             }
             Episode::None | Episode::Recovery | Episode::Timeout => {
-                let mut target = self.target(self.cwnd_gain());
+                let mut target = self.cwnd_target(ack);
                 if self.full {
                     let most = bytes_in(self.bandwidth.max(), CLUMP_TIME);
                     let clump = u64::from(self.clumps.max()).min(most) as u32;
@@ -437,6 +532,7 @@ impl CongestionControl for Bbr {
         if round_start {
             self.check_full(ack);
         }
+        self.check_overflow(ack, now);
         self.update_clumps(ack, round_start, now);
         self.advance_phase(ack, now);
         self.update_min_rtt(ack, round_start, now);
@@ -718,6 +814,96 @@ mod tests {
         assert_eq!(drive.bbr.phase, Phase::Drain);
         drive.trip(TRIP);
         assert!(matches!(drive.bbr.phase, Phase::ProbeBandwidth { .. }));
+    }
+
+    /// Packets wait for half a round trip, and a twentieth is lost.
+    const FULL: Trip = Trip {
+        rtt: Duration::from_millis(150),
+        left: 2 * PRODUCT,
+        lost: 8 * MSS,
+        ..TRIP
+    };
+
+    #[test]
+    fn startup_ends_where_the_queue_overflows_but_not_for_losses_or_a_queue_alone() {
+        let mut drive = Drive::new();
+        for rate in [RATE / 8, RATE / 4, RATE / 2] {
+            let lossy = Trip {
+                lost: 9 * MSS,
+                rate,
+                ..TRIP
+            };
+            drive.trip(lossy);
+            assert_eq!(drive.bbr.phase, Phase::Startup);
+        }
+        drive.trip(Trip { lost: 0, ..FULL });
+        drive.trip(Trip {
+            lost: MSS / 10,
+            ..FULL
+        });
+        assert_eq!(drive.bbr.phase, Phase::Startup);
+        drive.trip(FULL);
+        assert_eq!(drive.bbr.phase, Phase::Drain);
+        assert_eq!(drive.bbr.bandwidth.max(), RATE);
+    }
+
+    #[test]
+    fn startup_leaves_no_room_for_offloads_where_packets_wait() {
+        let startup = |last: Trip| {
+            let mut drive = Drive::new();
+            drive.trip(TRIP);
+            drive.trip(last);
+            drive.trip(last);
+            assert_eq!(drive.bbr.phase, Phase::Startup);
+            drive.bbr.window()
+        };
+        assert!(startup(TRIP) >= 2 * PRODUCT + 3 * 2 * MSS);
+        // What one acknowledgement of fifteen segments goes too far.
+        let window = startup(Trip { lost: 0, ..FULL });
+        assert!(
+            (2 * PRODUCT..2 * PRODUCT + 15 * MSS).contains(&window),
+            "{window}"
+        );
+    }
+
+    #[test]
+    fn a_queue_that_overflowed_is_emptied_as_a_whole() {
+        let mut drive = Drive::steady();
+        drive.trips(8, TRIP);
+        drive.trip(FULL);
+        let queue = Trip { lost: 0, ..FULL };
+        for _ in 0..3 {
+            assert_eq!(drive.rate_in_percent(), 75);
+            drive.trip(queue);
+        }
+        drive.trip(TRIP);
+        assert_eq!(drive.rate_in_percent(), 100);
+        // Not in each round trip.
+        drive.trip(FULL);
+        assert_eq!(drive.rate_in_percent(), 100);
+        // And not for ever, where that does not empty it.
+        drive.trips(8, TRIP);
+        drive.trip(FULL);
+        assert_eq!(drive.rate_in_percent(), 75);
+        drive.trips(DRAIN_ROUNDS, queue);
+        assert_ne!(drive.rate_in_percent(), 75);
+    }
+
+    #[test]
+    fn a_queue_that_others_keep_full_is_left_to_them() {
+        let mut drive = Drive::steady();
+        let mut drains = Vec::new();
+        for round in 0..300_u64 {
+            let before = drive.bbr.drained.round;
+            // The least round-trip time is not looked for in between.
+            drive.bbr.min_rtt_at = drive.now;
+            drive.trip(FULL);
+            if drive.bbr.drained.round != before {
+                drains.push(round);
+            }
+        }
+        assert_eq!(drains.len(), 3, "{drains:?}");
+        assert!(drains.is_sorted_by(|a, b| b - a >= FOREIGN_QUEUE_ROUNDS - 1));
     }
 
     #[test]
