@@ -72,6 +72,19 @@ fn what_is_lost_is_sent_again_and_nothing_else() {
 }
 
 #[test]
+fn a_queue_that_overflows_leaves_more_islands_than_hundreds_and_none_is_given_up() {
+    for (name, bytes) in [
+        ("100M 50ms reorder 5% by 20ms", 6_000_000),
+        ("50M 200ms", 8_000_000),
+    ] {
+        let run = transfer(&cell(name), Congestion::Reno, bytes, 5);
+        let again = run.retransmitted.div_ceil(1448);
+        assert!(run.lost > 400 && run.timeouts == 0, "{name}: {run:?}");
+        assert!(again <= run.lost + run.lost / 4, "{name}: {run:?}");
+    }
+}
+
+#[test]
 fn bbr_does_not_take_every_loss_for_congestion() {
     let mut lossy = cell("100M 50ms loss 1%");
     lossy.time = std::time::Duration::from_secs(4);

@@ -21,6 +21,12 @@ const BLOCK_MAX: usize = 64 << 10;
 /// How many SACK blocks fit into a segment (RFC 2018 §3).
 const SACK_BLOCKS_MAX: usize = 4;
 
+/// An island for each so many bytes held is no trick: about the least segment (RFC 9293 §3.7.1).
+const ISLAND: u64 = 512;
+
+/// But no more than these, whose bookkeeping each segment out of order may have to move.
+const ISLANDS_MAX: usize = 2048;
+
 /// What an allocation costs beside its bytes, and the least that it holds, in common allocators.
 const ALLOCATION: usize = 8;
 const ALLOCATION_MIN: usize = 24;
@@ -32,7 +38,10 @@ pub(crate) type SackBlocks = SmallVec<[Range<u64>; SACK_BLOCKS_MAX]>;
 ///
 /// Of bytes that come twice the first copy stays, so nobody can change what was acknowledged. A
 /// peer that sends islands of a byte gets no more than [`Limits::ranges`] of them, at about 100
-/// bytes each. Apart from those, memory stays below four times the bytes held.
+/// bytes each. Apart from those, memory stays below four times the bytes held. Islands of whole
+/// segments are as many as there are: a queue that overflows lets every second segment through, and
+/// what was reported by SACK and given up looks to the sender as if nothing of it could be relied
+/// on.
 #[derive(Default)]
 pub(crate) struct Assembler(Option<Box<Inner>>);
 
@@ -64,7 +73,7 @@ enum Data {
 /// How much an assembler may hold. The furthest bytes go first when it is too much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Islands.
+    /// Islands, whatever they hold.
     pub(crate) ranges: usize,
     /// Bytes of memory, as [`Assembler::memory`] counts them.
     pub(crate) memory: usize,
@@ -128,7 +137,7 @@ impl Assembler {
 
     fn enforce(&mut self, limits: &Limits) -> u64 {
         let before = self.len();
-        while self.range_count() > limits.ranges {
+        while self.range_count() > limits.ranges.max(self.islands_of_segments()) {
             self.drop_last_range();
         }
         let excess = self.memory().saturating_sub(limits.memory);
@@ -136,6 +145,11 @@ impl Assembler {
             self.drop_furthest(excess);
         }
         before - self.len()
+    }
+
+    /// How many islands the bytes held would make if they were segments.
+    fn islands_of_segments(&self) -> usize {
+        usize::try_from(self.len() / ISLAND).map_or(ISLANDS_MAX, |islands| islands.min(ISLANDS_MAX))
     }
 
     /// Hands out, in order, everything that continues the stream at `rcv_nxt`, and returns the
@@ -557,6 +571,26 @@ mod tests {
                 .iter()
                 .all(|block| block.end < 9000)
         );
+    }
+
+    #[test]
+    fn islands_of_segments_are_all_kept_up_to_a_bound() {
+        let mut assembler = Assembler::new();
+        let segment = [7; 536];
+        for island in 0..2048 {
+            let dropped = insert(&mut assembler, 1000 + island * 2000, &segment).dropped;
+            assert_eq!(dropped, 0, "{island}");
+        }
+        assert_eq!(
+            insert(&mut assembler, 1000 + 2048 * 2000, &segment).dropped,
+            536
+        );
+        // Single bytes among them take their places, the furthest ones.
+        assert_eq!(insert(&mut assembler, 1, b"x").dropped, 536);
+        for island in 0..20_000 {
+            insert(&mut assembler, 100_000_000 + island * 2, b"x");
+        }
+        assert_eq!(assembler.range_count(), 2048);
     }
 
     #[test]
