@@ -135,7 +135,7 @@ impl Connection {
             .mark_larger_lost(u64::from(self.snd.mss));
         let lost = self.recovery.board.lost() - before;
         self.recovery.lost_total += lost;
-        // Not a sign of congestion (RFC 1191 §6.3): the window stays.
+        // Not a sign of congestion (RFC 1191 §6.3): the window is as many segments as before.
         if lost > 0 && self.recovery.is_open() {
             self.recovery.undo = None;
             self.recovery.mode = Mode::Rto {

@@ -66,9 +66,21 @@ impl Window {
         }
     }
 
+    /// RFC 5681 §3.1: as many segments as before where they become smaller, and not a burst of
+    /// more. Larger ones are as many bytes.
     fn set_mss(&mut self, mss: u32) {
-        self.smss = mss.clamp(MSS_LIMITS.0, MSS_LIMITS.1);
-        self.cwnd = self.cwnd.max(self.smss);
+        let (before, smss) = (self.smss, mss.clamp(MSS_LIMITS.0, MSS_LIMITS.1));
+        self.smss = smss;
+        if smss < before {
+            let scaled =
+                |bytes: u32| (u64::from(bytes) * u64::from(smss) / u64::from(before)) as u32;
+            self.cwnd = scaled(self.cwnd);
+            self.initial = scaled(self.initial);
+            if self.ssthresh != u32::MAX {
+                self.ssthresh = scaled(self.ssthresh).max(self.floor());
+            }
+        }
+        self.cwnd = self.cwnd.max(smss);
     }
 
     const fn in_slow_start(&self) -> bool {
@@ -242,6 +254,21 @@ mod tests {
                 cc.on_ack(&limited(after), Time::from_millis(at * 100));
             }
             assert_eq!(cc.window(), after);
+        }
+    }
+
+    #[test]
+    fn rfc5681_3_1_smaller_segments_are_as_many_and_larger_ones_are_as_many_bytes() {
+        for kind in BOTH {
+            let mut cc = new(kind, 1500, 10);
+            cc.set_mss(1000);
+            assert_eq!((cc.window(), cc.ssthresh()), (10_000, u32::MAX));
+            cc.set_mss(2000);
+            assert_eq!(cc.window(), 10_000);
+            cc.on_rto(10_000, Time::ZERO);
+            let ssthresh = cc.ssthresh();
+            cc.set_mss(1000);
+            assert_eq!((cc.window(), cc.ssthresh()), (1000, ssthresh / 2));
         }
     }
 
