@@ -208,7 +208,7 @@ impl Engine {
         match self.half_open.get(entry).half.on_segment(&seg, window, now) {
             Reaction::Drop => self.counters.drop_out_of_window += 1,
             Reaction::Repeat | Reaction::Acknowledge
-                if !self.half_open.get_mut(entry).half.may_answer(now) =>
+                if !self.half_open.get_mut(entry).half.may_answer(&seg, now) =>
             {
                 self.counters.limited += 1;
             }

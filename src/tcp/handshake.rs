@@ -165,8 +165,13 @@ impl HalfOpen {
         }
     }
 
-    /// Whether a segment that deserves no better may be answered now.
-    pub(crate) fn may_answer(&mut self, now: Time) -> bool {
+    /// Whether a segment that deserves no better may be answered now. Text and FIN make no loop of
+    /// acknowledgements.
+    pub(crate) fn may_answer(&mut self, seg: &Segment, now: Time) -> bool {
+        let flags = seg.header.flags;
+        if seg.seq_len() > 0 && !flags.has(Flags::SYN) && !flags.has(Flags::RST) {
+            return true;
+        }
         let answered = self.flags & ANSWERED != 0;
         if answered && micros_since(self.answered_at, now) < ANSWER_INTERVAL {
             return false;
@@ -559,7 +564,7 @@ impl Opening {
                 return Progress::Failed;
             }
             Reaction::Reset => Progress::Reset,
-            Reaction::Repeat | Reaction::Acknowledge if !crossed.may_answer(cx.now) => {
+            Reaction::Repeat | Reaction::Acknowledge if !crossed.may_answer(seg, cx.now) => {
                 cx.counters.limited += 1;
                 Progress::Wait
             }

@@ -92,7 +92,8 @@ impl TimeWait {
             return Reaction::Drop;
         }
         if header.flags.has(Flags::SYN) {
-            if header.flags.has(Flags::ACK) {
+            // Nor does a listener take a SYN that is a FIN as well.
+            if header.flags.has(Flags::ACK) || header.flags.has(Flags::FIN) {
                 return Reaction::Acknowledge { restart: false };
             }
             let newer = match ts {

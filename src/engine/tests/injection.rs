@@ -148,6 +148,21 @@ fn b4_a_half_open_connection_counts_for_itself_too() {
 }
 
 #[test]
+fn half_open_text_out_of_the_window_is_answered_each_time_and_does_not_count() {
+    let mut s = Script::listening(Config::default(), 16);
+    s.recv("S 0:0(0) win 65535 <mss 1000>");
+    s.sent("S. 0:0(0) ack 1");
+    for _ in 0..3 {
+        s.recv("P. 70001:70011(10) ack 1");
+        s.sent(". 1:1(0) ack 1");
+    }
+    s.recv(". 70001:70001(0) ack 1");
+    s.sent(". 1:1(0) ack 1");
+    s.recv(". 70001:70001(0) ack 1");
+    s.silence();
+}
+
+#[test]
 fn b4a_what_the_limiter_holds_back_waits_nowhere() {
     let mut s = Script::accepted(Config::default());
     for flood in [

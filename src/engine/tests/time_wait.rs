@@ -45,6 +45,15 @@ fn b15_a_reset_does_not_end_it() {
 }
 
 #[test]
+fn a_syn_that_is_a_fin_takes_no_place() {
+    let mut s = waiting();
+    s.recv("SF 1000:1000(0) win 65535 <mss 1000>");
+    s.sent(". 2:2(0) ack 2");
+    s.recv("S 1000:1000(0) win 65535 <mss 1000>");
+    s.sent("S. 0:0(0) ack 1001");
+}
+
+#[test]
 fn b15_a_reset_right_behind_the_fin_does_not_prevent_it() {
     let mut s = close::fin_wait_2(Config::default());
     // Both before anything is sent.
