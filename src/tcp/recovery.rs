@@ -445,7 +445,7 @@ impl Recovery {
 
     /// RACK.reo_wnd.
     fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> Duration {
-        let many = self.board.sacked() >= DUP_THRESH * mss;
+        let many = self.board.has_sacked(DUP_THRESH, mss);
         if !self.rack.reordering_seen && (!self.is_open() || many) {
             return Duration::ZERO;
         }

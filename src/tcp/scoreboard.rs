@@ -133,6 +133,26 @@ impl Scoreboard {
         self.sacked.covered()
     }
 
+    /// Whether the peer holds at least so many segments out of order, however small (RACK.segs_sacked
+    /// of RFC 8985).
+    pub(crate) fn has_sacked(&self, segments: u64, mss: u64) -> bool {
+        let mut count = 0;
+        for range in self.sacked.iter() {
+            let from = self.index_of(range.start);
+            for &id in self.order.range(from..) {
+                let sent = self.at(id);
+                if sent.start >= range.end {
+                    break;
+                }
+                count += sent.len().div_ceil(mss);
+                if count >= segments {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }

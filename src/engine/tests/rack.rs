@@ -50,6 +50,22 @@ fn rfc8985_6_2_three_sacked_segments_are_enough_while_no_reordering_was_seen() {
 }
 
 #[test]
+fn rfc8985_6_2_three_small_segments_are_three() {
+    let mut s = Script::distant(Config::default(), SACK, 100);
+    s.set(|options| options.nodelay = true);
+    for offset in (0..800).step_by(100) {
+        s.write(offset, 100);
+        s.drain();
+    }
+    s.wait_ms(100);
+    s.acked(1, "sack 101:201 301:401");
+    s.silence();
+    s.acked(1, "sack 101:201 301:401 501:601");
+    assert_eq!(s.info().recovery, "recovery");
+    s.sent("P. 1:101(100)");
+}
+
+#[test]
 fn rfc8985_6_2_once_reordering_was_seen_three_are_not_enough() {
     let mut s = ten_segments();
     s.acked(1, "sack 1001:2001");
