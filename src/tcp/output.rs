@@ -514,7 +514,13 @@ impl Connection {
         if !self.rcv.ack.now {
             return None;
         }
-        let header = self.header(Flags::ACK, cx);
+        let mut header = self.header(Flags::ACK, cx);
+        let edge = self.snd.right_edge();
+        if edge < self.snd.nxt {
+            // A peer that has taken back its window would refuse SND.NXT, and with it what it
+            // acknowledges (Linux: `tcp_acceptable_seq`).
+            header.seq = self.snd.seq(edge);
+        }
         Some(self.outgoing(header, Payload::new(), 0))
     }
 

@@ -351,3 +351,14 @@ fn a_closed_window_without_scale_opens_again_when_all_was_read() {
     s.sent(". 1:1(0) ack 131001 win 65535");
     s.silence();
 }
+
+#[test]
+fn an_acknowledgement_lies_in_the_window_that_the_peer_has_taken_back() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 4000);
+    s.sent("P. 1:4001(4000) ack 1");
+    s.recv("P. 1:101(100) ack 1 win 257");
+    s.sent(". 258:258(0) ack 101");
+    s.recv("P. 101:201(100) ack 2001 win 2000");
+    s.sent(". 4001:4001(0) ack 201");
+}
