@@ -155,9 +155,19 @@ impl Connection {
             0 => return None,
             room => room,
         };
+        let lost = if lost.end - lost.start < mss {
+            let joined = if alone { mss } else { allowance.min(mss) };
+            self.recovery.board.join_next_lost(joined.min(window));
+            *self.recovery.board.next_lost()?
+        } else {
+            lost
+        };
         let max = allowance.max(mss).min(window).min(self.burst_limit(mss));
         let range = self.sent_range(lost.start, lost.end, whole_segments(max, mss));
-        let segment = self.data_segment(range, mss, cx);
+        let mut segment = self.data_segment(range, mss, cx);
+        if lost.pushed && range.end + u64::from(range.fin) == lost.end {
+            segment.header.flags = segment.header.flags | Flags::PSH;
+        }
         let len = range.end + u64::from(range.fin) - range.start;
         let snapshot = self.recovery.snapshot(cx.now);
         self.recovery
@@ -276,7 +286,10 @@ impl Connection {
         cx.counters.loss_probes += 1;
         let range = self.sent_range(start, last.end, mss + fin);
         let len = range.end + u64::from(range.fin) - range.start;
-        let segment = self.data_segment(range, mss, cx);
+        let mut segment = self.data_segment(range, mss, cx);
+        if last.pushed {
+            segment.header.flags = segment.header.flags | Flags::PSH;
+        }
         let snapshot = self.recovery.snapshot(cx.now);
         self.recovery.board.on_probed(len, cx.now, snapshot);
         self.recovery.probe = Some(Probe {
@@ -421,6 +434,9 @@ impl Connection {
         self.recovery
             .board
             .on_sent(range.start..range.start + taken, now, snapshot);
+        if len > 0 && range.end >= self.snd.data_end() {
+            self.recovery.board.mark_pushed();
+        }
         if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
             prr.on_sent(taken);
         }
@@ -494,6 +510,7 @@ impl Connection {
             self.unwatch_window();
             let mut probe = self.send_new(range, mss, cx);
             probe.header.flags = probe.header.flags | Flags::PSH; // As Linux does.
+            self.recovery.board.mark_pushed();
             return Some(probe);
         }
         Some(self.probe_segment(cx))

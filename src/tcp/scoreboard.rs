@@ -50,6 +50,8 @@ pub(crate) struct Sent {
     pub(crate) sent_at: Time,
     /// Whether it was sent more than once.
     pub(crate) retransmitted: bool,
+    /// What was written ended with it, so that it has the PSH bit each time.
+    pub(crate) pushed: bool,
     pub(crate) snapshot: Snapshot,
     place: Place,
     prev: u32,
@@ -189,6 +191,7 @@ impl Scoreboard {
             end: range.end,
             sent_at: now,
             retransmitted: false,
+            pushed: false,
             snapshot,
             place: Place::InFlight,
             prev: NIL,
@@ -198,6 +201,36 @@ impl Scoreboard {
         let id = self.insert(sent);
         self.order.push_back(id);
         self.append(id);
+    }
+
+    /// What was written ends with what was sent last.
+    pub(crate) fn mark_pushed(&mut self) {
+        if let Some(&id) = self.order.back() {
+            self.at_mut(id).pushed = true;
+        }
+    }
+
+    /// What lies right behind the lost segment that is to be sent next, and fits into `max` bytes
+    /// with it, goes out with it (Linux: `tcp_retrans_try_collapse`).
+    pub(crate) fn join_next_lost(&mut self, max: u64) {
+        let Some((_, &id)) = self.lost_segments.first_key_value() else {
+            return;
+        };
+        let index = self.index_of(self.at(id).start);
+        while let Some(&next) = self.order.get(index + 1) {
+            let (first, second) = (*self.at(id), *self.at(next));
+            if second.place == Place::Sacked || first.len() + second.len() > max {
+                break;
+            }
+            self.uncount(second.place, second.len());
+            self.unlink(next);
+            self.order.remove(index + 1);
+            self.free.push(next);
+            self.lost += second.len();
+            let joined = self.at_mut(id);
+            joined.end = second.end;
+            joined.pushed |= second.pushed;
+        }
     }
 
     /// The lost range to send again next: the one that comes first in the stream.
@@ -505,7 +538,7 @@ impl Scoreboard {
             prev: id,
             ..front
         });
-        self.at_mut(id).end = position;
+        (self.at_mut(id).end, self.at_mut(id).pushed) = (position, false);
         self.order.insert(index + 1, back);
         match front.place {
             Place::Sacked => {}

@@ -72,3 +72,23 @@ fn a_retransmission_of_the_middle_is_not_pushed() {
     }
     s.sent(". 1:1001(1000) ack 1");
 }
+
+#[test]
+fn what_was_pushed_is_pushed_again() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 2500);
+    s.sent("P. 1:2501(2500) ack 1");
+    s.write(2500, 1000);
+    s.drain();
+    s.recv(". 1:1(0) ack 2001 win 65535");
+    while s.info().backoff == 0 {
+        s.wait_for_timer();
+    }
+    s.drain();
+    s.recv(". 1:1(0) ack 2001 win 65535 <sack 2501:3501>");
+    while s.info().backoff == 1 {
+        s.drain();
+        s.wait_for_timer();
+    }
+    s.sent("P. 2001:2501(500) ack 1");
+}

@@ -167,6 +167,6 @@ fn rfc8985_6_2_the_reordering_timer_is_for_the_last_of_those_that_may_be_lost() 
     s.silence();
     // The first is due in 5 ms, the second in 15 ms.
     assert_eq!(s.wait_for_timer(), Some(15 * MS));
-    s.sent(". 1:1001(1000)");
+    s.sent("P. 1:1001(1000)");
     assert_eq!(s.info().lost, 1000, "the second is found with it");
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::script::Script;
-use crate::config::{Config, Congestion};
+use crate::{
+    config::{Config, Congestion},
+    info::State,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -102,6 +105,43 @@ fn sacks_alone_raise_no_window_where_hardly_anything_was_overtaken() {
     s.acked(2001, "sack 3001:8001");
     assert_eq!(s.windows().0, 1000);
     s.silence();
+}
+
+#[test]
+fn small_segments_go_out_again_as_one_with_the_fin_and_around_what_arrived() {
+    let mut s = Script::distant(Config::default(), "nop", 100);
+    s.set(|options| options.nodelay = true);
+    for (offset, len) in [(0, 100), (100, 100), (200, 900), (1100, 200)] {
+        s.write(offset, len);
+        s.drain();
+    }
+    s.close();
+    s.sent("F. 1301:1301(0)");
+    assert_eq!(s.wait_for_timer(), Some(300 * MS));
+    // Three would not fit.
+    s.sent("P. 1:201(200)");
+    s.silence();
+    s.acked(201, "");
+    // Two, shown as one.
+    s.sent("FP. 201:1301(1100)");
+    s.acked(1302, "");
+    assert_eq!(s.state(), Some(State::FinWait2));
+
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.set(|options| options.nodelay = true);
+    for offset in (0..800).step_by(100) {
+        s.write(offset, 100);
+        s.drain();
+    }
+    s.wait_ms(100);
+    s.acked(1, "sack 201:301 401:501 601:701");
+    s.sent("P. 1:201(200)");
+    s.wait_ms(100);
+    s.acked(201, "sack 201:301 401:501 601:701");
+    s.drain();
+    s.wait_ms(100);
+    s.acked(801, "");
+    assert_eq!((s.info().in_flight, s.info().lost), (0, 0));
 }
 
 #[test]

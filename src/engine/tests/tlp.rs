@@ -77,7 +77,7 @@ fn rfc8985_7_3_in_place_of_a_second_probe_the_timeout_of_the_oldest_segment_come
     s.silence();
     // It was sent again 100 ms before the acknowledgement.
     assert_eq!(s.wait_for_timer(), Some(rto - 100 * MS - pto));
-    s.sent(". 2001:3001(1000)");
+    s.sent("P. 2001:3001(1000)");
     assert_eq!((s.counters().loss_probes, s.counters().timeouts), (1, 1));
 }
 
