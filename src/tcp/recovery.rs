@@ -542,8 +542,14 @@ impl Recovery {
     /// The losses were none (RFC 3522, RFC 3708, RFC 5682).
     pub(crate) fn undo(&mut self, delivery: &Delivery, now: Time) {
         self.board.unmark_lost();
-        self.undo = None;
         self.rack.reordering_seen = true;
+        if let Some(undo) = self.undo.take() {
+            // What was believed to be lost had been overtaken by all that was SACKed (Linux:
+            // `tcp_try_undo_partial`).
+            let bytes = self.board.high_delivered.saturating_sub(undo.marker);
+            let bytes = bytes.min(u64::from(u32::MAX)) as u32;
+            self.rack.overtaken_by = self.rack.overtaken_by.max(bytes);
+        }
         if matches!(self.mode, Mode::Rto { .. }) {
             // What was sent again for nothing is not what arrived: measured by it, all that was
             // sent before would be lost once more.

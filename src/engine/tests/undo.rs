@@ -28,6 +28,23 @@ fn rfc3522_3_2_the_echo_of_the_original_undoes_fast_recovery() {
 }
 
 #[test]
+fn an_undone_recovery_tells_how_far_segments_are_overtaken() {
+    let mut s = Script::distant(Config::default(), "sackOK,TS val 1 ecr 0", 100);
+    s.write(0, 40_000);
+    s.drain();
+    s.wait_ms(100);
+    s.acked(1, "TS val 200 ecr 100,sack 989:4941");
+    s.drain();
+    s.acked(4941, "TS val 210 ecr 100");
+    assert_eq!(s.counters().spurious_recoveries, 1);
+    s.drain();
+    // The next hole may be one of order too, and growth does not wait for it.
+    let before = s.windows().0;
+    s.acked(4941, "TS val 220 ecr 100,sack 5929:6917");
+    assert_eq!(s.windows().0, before + 988);
+}
+
+#[test]
 fn rfc3522_3_2_the_echo_of_the_retransmission_confirms_the_loss() {
     let mut s = Script::distant(Config::default(), "sackOK,TS val 1 ecr 0", 100);
     s.write(0, 9880);
