@@ -20,8 +20,11 @@ pub(crate) struct Path {
     /// congestion, which need time to meet enough of them and little of the processor.
     time: u64,
     lossy_time: Option<u64>,
-    /// Slow enough for all runs to be at once.
+    /// Slow enough for all runs to be at once; by algorithms that take every loss for congestion.
     slow: bool,
+    lossy_slow: bool,
+    /// As many times the runs, where it is a matter of chance when slow start ends.
+    more: u64,
     /// Fast enough to need the processors for itself.
     alone: bool,
 }
@@ -50,6 +53,8 @@ fn path(
         time: 5,
         lossy_time: None,
         slow: false,
+        lossy_slow: false,
+        more: 1,
         alone: false,
     }
 }
@@ -60,8 +65,23 @@ impl Path {
     }
 
     fn lossy(self, time: u64) -> Self {
-        let lossy_time = Some(time);
-        Self { lossy_time, ..self }
+        Self {
+            lossy_time: Some(time),
+            lossy_slow: true,
+            ..self
+        }
+    }
+
+    /// Not slow enough for all runs to be at once, but for those of one seed.
+    fn lossy_by_seeds(self, time: u64) -> Self {
+        Self {
+            lossy_slow: false,
+            ..self.lossy(time)
+        }
+    }
+
+    fn twice(self) -> Self {
+        Self { more: 2, ..self }
     }
 
     fn slow(self, time: u64) -> Self {
@@ -93,15 +113,18 @@ pub(crate) fn grid() -> Vec<Path> {
         path("100M 50ms", m100(), |p| p),
         path("100M 50ms 0.1%", m100(), |p| p.loss(0.001)).lossy(15),
         path("100M 50ms 1%", m100(), |p| p.loss(0.01)).lossy(30),
-        path("100M 50ms 3%", m100(), |p| p.loss(0.03)).lossy(60),
+        path("100M 50ms 3%", m100(), |p| p.loss(0.03)).lossy(75),
         path("1G 10ms", g1(), |p| p).alone(),
-        path("1G 10ms 0.1%", g1(), |p| p.loss(0.001)).alone(),
-        path("1G 10ms 1%", g1(), |p| p.loss(0.01)).alone().lossy(10),
+        path("1G 10ms 0.1%", g1(), |p| p.loss(0.001))
+            .alone()
+            .lossy_by_seeds(10),
+        path("1G 10ms 1%", g1(), |p| p.loss(0.01)).alone().lossy(30),
         path("20M 66ms, 1% late", wire(20, 66 * MS), |p| {
             p.reorder(0.01, 4 * MS)
         })
-        .slow(20),
-        path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS)),
+        .slow(20)
+        .twice(),
+        path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS)).twice(),
         path("100M 50ms, bursts", m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
@@ -112,7 +135,8 @@ pub(crate) fn grid() -> Vec<Path> {
             "100M 50ms q10",
             m100().queue(QueueLimit::Packets(10)),
             |p| p,
-        ),
+        )
+        .lossy(20),
         outage,
     ]
 }
@@ -184,21 +208,23 @@ impl Path {
 
     /// The figures of the four combinations of ends, medians of `runs` runs.
     fn compare(&self, congestion: Congestion, runs: u64) -> io::Result<[Figures; 4]> {
-        let all = || {
-            let seeds = (1..=runs).map(|run| run * 7);
-            seeds.flat_map(|seed| ENDS.map(|ends| (ends, seed)))
-        };
+        let seeds = (1..=runs * self.more).map(|run| run * 7);
+        let jobs: Vec<_> = seeds
+            .flat_map(|seed| ENDS.map(|ends| (ends, seed)))
+            .collect();
         let run = |(ends, seed): &((Side, Side), u64)| self.run(*ends, congestion, *seed);
-        let jobs: Vec<_> = all().collect();
-        let small = each(&jobs, !self.alone, |job| run(job).transfers(100_000, 20))?;
+        let at_once = runs as usize * ENDS.len();
+        let mut small = Vec::new();
+        for jobs in jobs.chunks(at_once) {
+            small.extend(each(jobs, !self.alone, |job| {
+                run(job).transfers(100_000, 20)
+            })?);
+        }
         let thin = self.lossy_time.filter(|_| congestion != Congestion::Bbr);
         let time = Duration::from_secs(thin.unwrap_or(self.time));
         let mut streams = Vec::new();
-        let together = if thin.is_some() || self.slow {
-            jobs.len()
-        } else {
-            ENDS.len()
-        };
+        let slow = self.slow || thin.is_some() && self.lossy_slow;
+        let together = if slow { at_once } else { ENDS.len() };
         for jobs in jobs.chunks(together) {
             let at_once = thin.is_some() || !self.alone;
             streams.extend(each(jobs, at_once, |job| run(job).stream(time))?);
