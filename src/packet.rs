@@ -2,7 +2,7 @@
 
 use std::{fmt, iter, ops::Range};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 /// Room for the headers of any packet that the engine makes: IPv6 (40) and TCP (60), with some to
@@ -181,17 +181,15 @@ impl Packet {
             payload.push(Bytes::copy_from_slice(&self.head[header_len..end]));
             left -= end - header_len;
         }
-        for slice in self.body {
+        for mut slice in self.body {
             let start = skip.min(slice.len());
             let end = start + left.min(slice.len() - start);
             skip -= start;
             left -= end - start;
             if start < end {
-                payload.push(if (start, end) == (0, slice.len()) {
-                    slice
-                } else {
-                    slice.slice(start..end)
-                });
+                slice.truncate(end);
+                slice.advance(start);
+                payload.push(slice);
             }
         }
         payload

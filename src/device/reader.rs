@@ -5,7 +5,7 @@
 
 use std::{io, mem, os::fd::RawFd};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use super::{headers::Tcp, run::Run, tun::is_about_one_packet, vnet};
 use crate::{
@@ -148,7 +148,7 @@ impl Reader {
             self.drops += 1;
             return Ok(None);
         };
-        let _ = packet.split_to(vnet::HEADER_LEN);
+        packet.advance(vnet::HEADER_LEN);
         Ok(Some(Packet::received(packet.freeze(), meta)))
     }
 

@@ -277,9 +277,11 @@ impl RecvPipe {
         let retired = inner.retire();
         inner.recharge(&self.bell);
         drop(inner);
-        for piece in pieces {
-            copy(&piece);
+        // None is dropped in between: that waits for the last store of the copy before it.
+        for piece in &pieces {
+            copy(piece);
         }
+        drop(pieces);
         self.put(retired);
         Read::some(taken, press)
     }
