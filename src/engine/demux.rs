@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use hashbrown::HashTable;
@@ -83,7 +84,12 @@ impl Target {
 pub(crate) struct Demux {
     table: HashTable<u32>,
     hasher: SipHasher13,
+    /// What was found last, or [`NOTHING`]: segments come in bursts. Always in the table.
+    last: AtomicU32,
 }
+
+/// No target, for the upper two bits name no table.
+const NOTHING: u32 = u32::MAX;
 
 impl fmt::Debug for Demux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,6 +105,7 @@ impl Demux {
         Self {
             table: HashTable::new(),
             hasher: SipHasher13::new_with_keys(key.0, key.1),
+            last: AtomicU32::new(NOTHING),
         }
     }
 
@@ -116,10 +123,14 @@ impl Demux {
         tuple: &FourTuple,
         of: impl Fn(Target) -> &'a FourTuple,
     ) -> Option<Target> {
-        let found = self.table.find(Self::hash(&self.hasher, tuple), |packed| {
-            of(Target::unpack(*packed)) == tuple
-        });
-        found.map(|packed| Target::unpack(*packed))
+        let is_it = |packed: &u32| of(Target::unpack(*packed)) == tuple;
+        let last = self.last.load(Ordering::Relaxed);
+        if last != NOTHING && is_it(&last) {
+            return Some(Target::unpack(last));
+        }
+        let found = *self.table.find(Self::hash(&self.hasher, tuple), is_it)?;
+        self.last.store(found, Ordering::Relaxed);
+        Some(Target::unpack(found))
     }
 
     /// The four-tuple must not be in the table, and its target must already know it.
@@ -137,6 +148,9 @@ impl Demux {
 
     pub(crate) fn remove(&mut self, tuple: &FourTuple, target: Target) {
         let packed = target.pack();
+        if *self.last.get_mut() == packed {
+            *self.last.get_mut() = NOTHING;
+        }
         if let Ok(entry) = self
             .table
             .find_entry(Self::hash(&self.hasher, tuple), |found| *found == packed)
@@ -153,5 +167,39 @@ impl Demux {
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.table.allocation_size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(peer_port: u16) -> FourTuple {
+        let at = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        FourTuple::new(at(80), at(peer_port))
+    }
+
+    #[test]
+    fn what_was_found_last_is_found_again_until_it_is_removed_and_by_no_other_tuple() {
+        let tuples = [tuple(1), tuple(2)];
+        let of = |target| match target {
+            Target::Slot(index) => &tuples[index as usize],
+            target => unreachable!("{target:?} was not inserted"),
+        };
+        let mut demux = Demux::new((1, 2));
+        demux.insert(&tuples[0], Target::Slot(0), of);
+        demux.insert(&tuples[1], Target::Slot(1), of);
+        for (tuple, slot) in [(0, 0), (0, 0), (1, 1), (0, 0)] {
+            assert_eq!(demux.get(&tuples[tuple], of), Some(Target::Slot(slot)));
+        }
+        assert_eq!(demux.get(&tuple(3), of), None);
+        demux.remove(&tuples[0], Target::Slot(0));
+        // What lay there may be gone.
+        let of = |target| match target {
+            Target::Slot(1) => &tuples[1],
+            target => unreachable!("{target:?} was removed"),
+        };
+        assert_eq!(demux.get(&tuples[0], of), None);
+        assert_eq!(demux.get(&tuples[1], of), Some(Target::Slot(1)));
     }
 }
