@@ -992,6 +992,24 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_that_is_cut_off_tells_of_a_larger_mtu() {
+        let Some(namespace) = namespace() else { return };
+        let mut tun = builder(&namespace).offload(false).build().unwrap();
+        tun.port.device.set_mtu(60_000).unwrap();
+        let bind = || UdpSocket::bind("10.9.0.1:0").unwrap();
+        let socket = namespace.run(bind).unwrap();
+        for _ in 0..3 {
+            socket.send_to(&[5; 40_000], (OURS, 9)).unwrap();
+        }
+        let mut packets = Vec::new();
+        while !tun.port.read_some(&mut packets, 16).unwrap() {}
+        packets.retain(|packet| packet.first()[0] >> 4 == 4);
+        // The second of them did not fit behind the first, and is lost.
+        let lens: Vec<_> = packets.iter().map(Packet::len).collect();
+        assert_eq!((lens, tun.port.mtu), (vec![40_028; 2], 60_000));
+    }
+
+    #[test]
     fn addresses_of_both_families_are_set() {
         let Some(namespace) = namespace() else { return };
         let tun = builder(&namespace)
