@@ -533,7 +533,7 @@ impl Connection {
             return self.timers.stop(Timer::LossProbe);
         };
         let mut pto = 2 * srtt;
-        if self.recovery.board.is_single(u64::from(self.snd.mss)) {
+        if self.recovery.board.is_single(self.current_mss()) {
             pto += DELAYED_ACK_MAX;
         }
         // Linux: TCP_TIMEOUT_MIN, two ticks.

@@ -82,6 +82,18 @@ fn rfc8985_7_3_in_place_of_a_second_probe_the_timeout_of_the_oldest_segment_come
 }
 
 #[test]
+fn rfc8985_7_2_what_blocks_leave_no_room_for_is_a_second_segment() {
+    let mut s = distant();
+    s.recv("P. 101:201(100) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1 <nop,nop,sack 101:201>");
+    s.write(0, 1000);
+    assert_eq!(s.next().unwrap().gso_size, 988);
+    // No delayed acknowledgement is to be waited for.
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 989:1001(12)");
+}
+
+#[test]
 fn rfc8985_7_3_new_data_makes_the_better_probe() {
     let mut s = distant();
     s.write(0, 12_000);
