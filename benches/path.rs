@@ -1,6 +1,6 @@
 //! Linux and synack on bad paths.
 //!
-//! `cargo bench --bench path -- [cubic|reno|bbr|fair|PART OF A PATH'S NAME|NUMBER OF RUNS]…`; about 20
+//! `cargo bench --bench path -- [cubic|reno|bbr|fair|PART OF A PATH'S NAME|NUMBER OF RUNS]…`; about 25
 //! minutes for all of it.
 #![expect(
     unsafe_code,
