@@ -81,7 +81,8 @@ pub struct Ack {
     pub sample: Option<RateSample>,
     /// The application or the peer's window, not cwnd, was the limit: then cwnd must not grow.
     pub app_limited: bool,
-    /// What was sent after the last such acknowledgement is acknowledged: a new round trip begins.
+    /// Something that was sent after the last such acknowledgement has arrived: a new round trip
+    /// begins.
     pub round_start: bool,
     /// Fast recovery is under way, or may be about to begin, and cwnd must not grow. It is not set while lost data is
     /// retransmitted after a timeout: that is slow start.

@@ -447,7 +447,9 @@ impl Connection {
         if outcome.delivery.bytes == 0 && lost == 0 {
             return;
         }
-        let round_start = self.snd.una > self.round_end;
+        // Not by the number: that stands still while something is late, and a round that begins
+        // when it jumps has lost the acknowledgements that it begins with.
+        let round_start = self.recovery.board.high_delivered > self.round_end;
         if round_start {
             self.round_end = self.snd.nxt;
         }
