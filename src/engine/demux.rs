@@ -3,7 +3,6 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use hashbrown::HashTable;
@@ -85,7 +84,7 @@ pub(crate) struct Demux {
     table: HashTable<u32>,
     hasher: SipHasher13,
     /// What was found last, or [`NOTHING`]: segments come in bursts. Always in the table.
-    last: AtomicU32,
+    last: u32,
 }
 
 /// No target, for the upper two bits name no table.
@@ -105,7 +104,7 @@ impl Demux {
         Self {
             table: HashTable::new(),
             hasher: SipHasher13::new_with_keys(key.0, key.1),
-            last: AtomicU32::new(NOTHING),
+            last: NOTHING,
         }
     }
 
@@ -123,14 +122,25 @@ impl Demux {
         tuple: &FourTuple,
         of: impl Fn(Target) -> &'a FourTuple,
     ) -> Option<Target> {
-        let is_it = |packed: &u32| of(Target::unpack(*packed)) == tuple;
-        let last = self.last.load(Ordering::Relaxed);
-        if last != NOTHING && is_it(&last) {
-            return Some(Target::unpack(last));
+        let found = self.table.find(Self::hash(&self.hasher, tuple), |packed| {
+            of(Target::unpack(*packed)) == tuple
+        });
+        found.map(|packed| Target::unpack(*packed))
+    }
+
+    /// The same for a segment that has come: the next is likely to go to the same place.
+    pub(crate) fn find<'a>(
+        &mut self,
+        tuple: &FourTuple,
+        of: impl Fn(Target) -> &'a FourTuple,
+    ) -> Option<Target> {
+        let last = Target::unpack(self.last);
+        if self.last != NOTHING && of(last) == tuple {
+            return Some(last);
         }
-        let found = *self.table.find(Self::hash(&self.hasher, tuple), is_it)?;
-        self.last.store(found, Ordering::Relaxed);
-        Some(Target::unpack(found))
+        let found = self.get(tuple, of)?;
+        self.last = found.pack();
+        Some(found)
     }
 
     /// The four-tuple must not be in the table, and its target must already know it.
@@ -148,8 +158,8 @@ impl Demux {
 
     pub(crate) fn remove(&mut self, tuple: &FourTuple, target: Target) {
         let packed = target.pack();
-        if *self.last.get_mut() == packed {
-            *self.last.get_mut() = NOTHING;
+        if self.last == packed {
+            self.last = NOTHING;
         }
         if let Ok(entry) = self
             .table
@@ -190,16 +200,16 @@ mod tests {
         demux.insert(&tuples[0], Target::Slot(0), of);
         demux.insert(&tuples[1], Target::Slot(1), of);
         for (tuple, slot) in [(0, 0), (0, 0), (1, 1), (0, 0)] {
-            assert_eq!(demux.get(&tuples[tuple], of), Some(Target::Slot(slot)));
+            assert_eq!(demux.find(&tuples[tuple], of), Some(Target::Slot(slot)));
         }
-        assert_eq!(demux.get(&tuple(3), of), None);
+        assert_eq!(demux.find(&tuple(3), of), None);
         demux.remove(&tuples[0], Target::Slot(0));
         // What lay there may be gone.
         let of = |target| match target {
             Target::Slot(1) => &tuples[1],
             target => unreachable!("{target:?} was removed"),
         };
-        assert_eq!(demux.get(&tuples[0], of), None);
-        assert_eq!(demux.get(&tuples[1], of), Some(Target::Slot(1)));
+        assert_eq!(demux.find(&tuples[0], of), None);
+        assert_eq!(demux.find(&tuples[1], of), Some(Target::Slot(1)));
     }
 }

@@ -441,6 +441,20 @@ impl Engine {
         self.demux.remove(tuple, target);
     }
 
+    /// Where a segment goes.
+    fn receiver(&mut self, tuple: &FourTuple) -> Option<Target> {
+        let Self {
+            demux,
+            slots,
+            half_open,
+            time_wait,
+            ..
+        } = self;
+        demux.find(tuple, |target| {
+            tuple_of(slots, half_open, time_wait, target)
+        })
+    }
+
     fn target(&self, tuple: &FourTuple) -> Option<Target> {
         self.demux.get(tuple, |target| {
             tuple_of(&self.slots, &self.half_open, &self.time_wait, target)

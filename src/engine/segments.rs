@@ -161,7 +161,7 @@ impl Engine {
     }
 
     fn on_segment(&mut self, tuple: FourTuple, seg: Segment, now: Time) {
-        match self.target(&tuple) {
+        match self.receiver(&tuple) {
             Some(Target::Slot(index)) => self.on_slot_segment(index, seg, now),
             Some(Target::HalfOpen(entry)) => self.in_syn_received(entry, seg, now),
             Some(Target::TimeWait(record)) => self.in_time_wait(record, tuple, seg, now),
