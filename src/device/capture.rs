@@ -291,6 +291,10 @@ impl<D: Device, W: Write + Send + 'static> Device for Capture<D, W> {
         outcome
     }
 
+    fn merge_received(&mut self) {
+        self.device.merge_received();
+    }
+
     fn name(&self) -> Option<&str> {
         self.device.name()
     }
@@ -436,7 +440,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        device::{Channel, pair},
+        device::{Channel, Offload, pair},
         packet::Meta,
     };
 
@@ -649,5 +653,67 @@ mod tests {
         let (_, writer) = device.into_parts();
         assert!(writer.is_none());
         blocks(&file.bytes.lock().unwrap());
+    }
+
+    /// A device that answers what the trait has an answer of its own for.
+    struct Particular {
+        merges: bool,
+    }
+
+    impl Device for Particular {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                mtu: 576,
+                checksum_offload: true,
+                segmentation_offload: Some(9000),
+            }
+        }
+
+        fn poll_recv(
+            &mut self,
+            _: &mut Context<'_>,
+            _: &mut Vec<Packet>,
+            _: usize,
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_send(
+            &mut self,
+            _: &mut Context<'_>,
+            _: &mut VecDeque<Packet>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn merge_received(&mut self) {
+            self.merges = true;
+        }
+
+        fn name(&self) -> Option<&str> {
+            Some("particular0")
+        }
+
+        fn drops(&self) -> u64 {
+            7
+        }
+    }
+
+    #[test]
+    fn what_the_device_inside_says_of_itself_shows_through() {
+        let device = Particular { merges: false };
+        let mut capture = Capture::new(device, Shared::default()).unwrap();
+        assert_eq!(capture.capabilities(), capture.get_ref().capabilities());
+        assert_eq!(capture.name(), Some("particular0"));
+        assert_eq!(capture.drops(), 7);
+        capture.merge_received();
+        assert!(capture.get_ref().merges);
+        // As a stack has it: whoever merges tells the device through the capture.
+        let device = Particular { merges: false };
+        let capture = Capture::new(device, Shared::default()).unwrap();
+        let offload = Offload::new(capture);
+        assert!(offload.get_ref().get_ref().merges);
+        assert_eq!((offload.name(), offload.drops()), (Some("particular0"), 7));
+        assert_eq!(offload.capabilities().mtu, 576);
     }
 }

@@ -92,3 +92,22 @@ fn what_was_pushed_is_pushed_again() {
     }
     s.sent("P. 2001:2501(500) ack 1");
 }
+
+#[test]
+fn small_neighbours_sent_again_as_one_are_pushed_like_the_last_of_them() {
+    let mut s = Script::accepted_with(Config::default(), "mss 1000", 1200);
+    s.recv(". 1:1(0) ack 1 win 600");
+    s.write(0, 900);
+    // Half of the largest window goes out, and is not pushed; what is left is.
+    s.sent(". 1:601(600) ack 1");
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.sent("P. 601:901(300) ack 1");
+    // What is written then has to wait, so that the segment does not end all there is.
+    s.recv(". 1:1(0) ack 1 win 900");
+    s.write(900, 1000);
+    while s.info().backoff == 0 {
+        s.drain();
+        s.wait_for_timer();
+    }
+    s.sent("P. 1:901(900) ack 1");
+}
