@@ -14,7 +14,7 @@ use super::{
     Network, Wakes,
     doorbell::{Button, Doorbell},
     ports::PortGuard,
-    waiters::{Ready, Wait},
+    waiters::{Ready, Wait, poll},
 };
 use crate::error::Failure;
 
@@ -446,12 +446,5 @@ impl Inner {
             | Ready::WRITABLE.when(self.send.ready)
             | Ready::ERROR.when(failed);
         all & interest
-    }
-}
-
-fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-        result => Poll::Ready(result),
     }
 }

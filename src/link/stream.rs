@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    task::Poll,
 };
 
 use super::{
@@ -239,13 +238,5 @@ impl StreamLink {
     pub(crate) fn abort(&self) {
         self.set_options(|options| options.linger = Some(std::time::Duration::ZERO));
         self.close();
-    }
-}
-
-/// `WouldBlock` means that the waker is registered.
-fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-        result => Poll::Ready(result),
     }
 }

@@ -1,13 +1,13 @@
 //! Who waits for a direction of a stream or for a listener, and for what.
 
 use std::{
-    mem,
+    io, mem,
     ops::{BitAnd, BitOr, BitOrAssign},
     sync::{
         MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use super::Wakes;
@@ -247,6 +247,14 @@ pub(super) trait Pipe {
 /// and with it handles that take the same lock when they are dropped.
 fn displace(old: &mut Waker, new: &Waker) -> Option<Waker> {
     (!old.will_wake(new)).then(|| mem::replace(old, new.clone()))
+}
+
+/// The outcome of an attempt that has left the waker where it found that it would block.
+pub(super) fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
 }
 
 #[cfg(test)]

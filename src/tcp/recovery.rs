@@ -139,6 +139,14 @@ struct Rack {
     round_end: u64,
 }
 
+impl Rack {
+    /// So many bytes overtook something.
+    fn note_overtaken(&mut self, bytes: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.overtaken_by = self.overtaken_by.max(bytes);
+    }
+}
+
 /// What a connection has learned about reordering on its path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reordering {
@@ -364,8 +372,7 @@ impl Recovery {
             delivery.found_again |= sent.is_lost();
             if sent.end < delivery.high_before {
                 self.rack.reordering_seen = true;
-                let bytes = (delivery.high_before - sent.start).min(u64::from(u32::MAX)) as u32;
-                self.rack.overtaken_by = self.rack.overtaken_by.max(bytes);
+                self.rack.note_overtaken(delivery.high_before - sent.start);
             }
             if let Mode::Rto { recovery_point, .. } = self.mode {
                 delivery.given_up |= sent.end <= recovery_point;
@@ -547,8 +554,7 @@ impl Recovery {
             // What was believed to be lost had been overtaken by all that was SACKed (Linux:
             // `tcp_try_undo_partial`).
             let bytes = self.board.high_delivered.saturating_sub(undo.marker);
-            let bytes = bytes.min(u64::from(u32::MAX)) as u32;
-            self.rack.overtaken_by = self.rack.overtaken_by.max(bytes);
+            self.rack.note_overtaken(bytes);
         }
         if matches!(self.mode, Mode::Rto { .. }) {
             // What was sent again for nothing is not what arrived: measured by it, all that was

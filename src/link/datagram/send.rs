@@ -8,10 +8,13 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Datagram, DatagramLink, OVERHEAD, Target, poll};
+use super::{Datagram, DatagramLink, OVERHEAD, Target};
 use crate::{
     error::Failure,
-    link::{network::check_len, waiters::Wait},
+    link::{
+        network::check_len,
+        waiters::{Wait, poll},
+    },
 };
 
 /// Error numbers of Linux for which `io::ErrorKind` has no stable name.

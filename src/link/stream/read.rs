@@ -7,8 +7,11 @@ use std::{
 
 use bytes::{BufMut, Bytes};
 
-use super::{StreamLink, poll};
-use crate::link::{recv_pipe::Read, waiters::Wait};
+use super::StreamLink;
+use crate::link::{
+    recv_pipe::Read,
+    waiters::{Wait, poll},
+};
 
 /// Reading.
 impl StreamLink {

@@ -2,7 +2,7 @@ use std::{
     future,
     io::{IoSlice, IoSliceMut},
     pin::pin,
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };

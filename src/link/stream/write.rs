@@ -7,8 +7,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{StreamLink, poll};
-use crate::link::{Wakes, fire, send_pipe::Write, waiters::Wait};
+use super::StreamLink;
+use crate::link::{
+    Wakes, fire,
+    send_pipe::Write,
+    waiters::{Wait, poll},
+};
 
 /// Writing.
 impl StreamLink {
