@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use common::namespace;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use synack::{
     Stack,
@@ -19,18 +22,6 @@ use tokio::{net::UdpSocket, time::timeout};
 const LINUX: [&str; 2] = ["10.9.0.1", "fd09::1"];
 const OURS: [&str; 2] = ["10.9.0.2", "fd09::2"];
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// A namespace, if this user may make one. Where tests have to run, not being able to is a failure.
-fn namespace() -> Option<NetNs> {
-    match NetNs::new() {
-        Ok(namespace) => Some(namespace),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 async fn stack(namespace: &NetNs, offload: bool) -> Stack {
     let tun = Tun::builder()

@@ -52,6 +52,19 @@ async fn until_lost(lab: &Lab) {
     }
 }
 
+/// Both connections were opened from both ends, and nobody was reset.
+async fn assert_two_active_opens(lab: &Lab) {
+    let counters = lab.counters().await;
+    assert_eq!(
+        (
+            counters.active_opens,
+            counters.passive_opens,
+            counters.resets_sent
+        ),
+        (2, 0, 0)
+    );
+}
+
 #[test]
 fn linux_s_syn_crosses_ours_while_we_wait() {
     in_lab(Setup::default(), async |lab: &Lab| {
@@ -70,15 +83,7 @@ fn linux_s_syn_crosses_ours_while_we_wait() {
             exchange("simultaneous open", theirs, ours, LEN).await;
             lab.until_gone().await;
         }
-        let counters = lab.counters().await;
-        assert_eq!(
-            (
-                counters.active_opens,
-                counters.passive_opens,
-                counters.resets_sent
-            ),
-            (2, 0, 0)
-        );
+        assert_two_active_opens(lab).await;
     });
 }
 
@@ -99,14 +104,6 @@ fn our_syn_crosses_linux_s_while_it_waits() {
             exchange("simultaneous open", theirs, ours, LEN).await;
             lab.until_gone().await;
         }
-        let counters = lab.counters().await;
-        assert_eq!(
-            (
-                counters.active_opens,
-                counters.passive_opens,
-                counters.resets_sent
-            ),
-            (2, 0, 0)
-        );
+        assert_two_active_opens(lab).await;
     });
 }

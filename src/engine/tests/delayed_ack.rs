@@ -7,19 +7,29 @@ use crate::config::Config;
 fn warm() -> (Script, u32) {
     let mut s = Script::accepted(Config::default());
     let mut next = 1;
+    sixteen_acknowledged(&mut s, &mut next);
+    (s, next)
+}
+
+/// The peer sends so many bytes.
+fn segment(s: &mut Script, next: &mut u32, flags: &str, len: u32) {
+    let end = *next + len;
+    s.recv(&format!("{flags} {next}:{end}({len}) ack 1 win 65535"));
+    *next = end;
+}
+
+fn data(s: &mut Script, next: &mut u32, len: u32) {
+    segment(s, next, "P.", len);
+}
+
+/// Sixteen segments, each of which is acknowledged at once.
+fn sixteen_acknowledged(s: &mut Script, next: &mut u32) {
     for _ in 0..16 {
-        s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
-        next += 1000;
+        segment(s, next, ".", 1000);
         s.sent(&format!(". 1:1(0) ack {next}"));
     }
     s.read().unwrap();
     s.drain();
-    (s, next)
-}
-
-fn data(s: &mut Script, next: &mut u32, len: u32) {
-    s.recv(&format!("P. {next}:{}({len}) ack 1 win 65535", *next + len));
-    *next += len;
 }
 
 #[test]
@@ -48,8 +58,7 @@ fn shld19_holds_when_the_peer_goes_over_to_smaller_segments() {
     let (mut s, mut next) = warm();
     let mut acks = 0;
     for _ in 0..40 {
-        s.recv(&format!(". {next}:{}(600) ack 1 win 65535", next + 600));
-        next += 600;
+        segment(&mut s, &mut next, ".", 600);
         acks += s.drain().len();
     }
     assert!(acks >= 18, "{acks} acknowledgements of 40 segments");
@@ -185,11 +194,7 @@ fn what_ends_something_is_acknowledged_when_the_application_has_read_it_all() {
     let (mut s, mut next) = warm();
     // Full-sized and pushed, and smaller than the others.
     for (flags, len) in [("P.", 1000), (".", 300)] {
-        s.recv(&format!(
-            "{flags} {next}:{}({len}) ack 1 win 65535",
-            next + len
-        ));
-        next += len;
+        segment(&mut s, &mut next, flags, len);
         s.silence();
         s.read_some(len as usize - 1).unwrap();
         s.silence();
@@ -198,8 +203,7 @@ fn what_ends_something_is_acknowledged_when_the_application_has_read_it_all() {
         s.silence();
     }
     // Full-sized and not the end of anything.
-    s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
-    next += 1000;
+    segment(&mut s, &mut next, ".", 1000);
     s.read().unwrap();
     s.silence();
     s.wait_ms(40);
@@ -233,13 +237,7 @@ fn after_a_repetition_sixteen_segments_are_acknowledged_at_once() {
     let (mut s, mut next) = warm();
     s.recv(&format!(". {}:{next}(1000) ack 1 win 65535", next - 1000));
     s.next().unwrap();
-    for _ in 0..16 {
-        s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
-        next += 1000;
-        s.sent(&format!(". 1:1(0) ack {next}"));
-    }
-    s.read().unwrap();
-    s.drain();
-    s.recv(&format!(". {next}:{}(1000) ack 1 win 65535", next + 1000));
+    sixteen_acknowledged(&mut s, &mut next);
+    segment(&mut s, &mut next, ".", 1000);
     s.silence();
 }

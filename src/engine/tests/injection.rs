@@ -21,10 +21,7 @@ fn b2_a_syn_in_any_synchronized_state_is_challenged() {
                 let flags = if ack.is_empty() { "S" } else { "S." };
                 let seq = (i64::from(rcv_nxt) + offset) as u32;
                 s.recv(&format!("{flags} {seq}:{seq}(0){ack} win 100 <mss 500>"));
-                s.sent(&format!(". {snd_nxt}:{snd_nxt}(0) ack {rcv_nxt}"));
-                s.silence();
-                s.wait_ms(510);
-                s.drain();
+                s.challenged(rcv_nxt, snd_nxt);
             }
         }
         assert_eq!(s.state(), before);

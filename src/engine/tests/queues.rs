@@ -23,11 +23,6 @@ fn open(s: &mut Script, port: u16) {
     s.recv(". 1:1(0) ack 1");
 }
 
-fn count(s: &Script, state: State) -> usize {
-    let infos = s.engine.sockets(s.now);
-    infos.iter().filter(|info| info.state == state).count()
-}
-
 #[test]
 fn f4_one_more_than_the_backlog_completes_and_no_syn_is_answered_then() {
     for backlog in [0_u16, 1, 16] {
@@ -35,7 +30,7 @@ fn f4_one_more_than_the_backlog_completes_and_no_syn_is_answered_then() {
         for port in 0..=backlog {
             open(&mut s, 1000 + port);
         }
-        assert_eq!(count(&s, State::Established), usize::from(backlog) + 1);
+        assert_eq!(s.count(State::Established), usize::from(backlog) + 1);
         syn(&mut s, 5000);
         s.silence();
         assert_eq!(s.counters().drop_accept_queue, 1);
@@ -57,7 +52,7 @@ fn f4_a_last_acknowledgement_that_finds_no_room_is_dropped_and_comes_again() {
     s.recv(". 1:1(0) ack 1");
     s.recv("P. 1:11(10) ack 1");
     s.silence();
-    assert_eq!(count(&s, State::SynReceived), 1);
+    assert_eq!(s.count(State::SynReceived), 1);
     s.wait_ms(1000);
     s.sent("S. 0:0(0) ack 1");
     s.accept();
@@ -223,9 +218,9 @@ fn handshakes_and_time_wait_take_their_time_after_many_days() {
     s.recv("F. 1:1(0) ack 2");
     s.sent(". 2:2(0) ack 2");
     s.wait_ms(59_999);
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
     s.wait_ms(2);
-    assert_eq!(count(&s, State::TimeWait), 0);
+    assert_eq!(s.count(State::TimeWait), 0);
     syn(&mut s, 1001);
     s.sent("S. 0:0(0) ack 1");
     s.wait_ms(999);

@@ -204,6 +204,20 @@ impl Script {
         self.engine.state(self.id())
     }
 
+    /// Sockets in this state.
+    pub(super) fn count(&self, state: State) -> usize {
+        let infos = self.engine.sockets(self.now);
+        infos.iter().filter(|info| info.state == state).count()
+    }
+
+    /// What came is challenged, and nothing else; the next challenge may be sent when this returns.
+    pub(super) fn challenged(&mut self, rcv_nxt: u32, snd_nxt: u32) {
+        self.sent(&format!(". {snd_nxt}:{snd_nxt}(0) ack {rcv_nxt}"));
+        self.silence();
+        self.wait_ms(510);
+        self.drain();
+    }
+
     pub(super) fn counters(&self) -> &Counters {
         self.engine.counters()
     }

@@ -26,11 +26,6 @@ fn flooded(max: usize, config: &mut Config) -> Script {
     s
 }
 
-fn count(s: &Script, state: State) -> usize {
-    let infos = s.engine.sockets(s.now);
-    infos.iter().filter(|info| info.state == state).count()
-}
-
 #[test]
 fn f1_with_a_full_table_honest_peers_still_connect() {
     let mut s = flooded(100, &mut Config::default());
@@ -45,7 +40,7 @@ fn f1_with_a_full_table_honest_peers_still_connect() {
         s.sent(". 1:1(0) ack 101");
         assert_eq!(s.read().unwrap(), pattern(0, 100));
     }
-    assert_eq!(count(&s, State::SynReceived), 100);
+    assert_eq!(s.count(State::SynReceived), 100);
     let counters = s.counters();
     assert_eq!((counters.cookies_sent, counters.cookies_accepted), (50, 50));
 }
@@ -125,7 +120,7 @@ fn f2_a_cookie_is_refused_after_four_minutes_even_if_the_flood_goes_on() {
     s.set_iss(cookie);
     s.recv(". 1:1(0) ack 1 win 5000");
     s.sent("R 1:1(0)");
-    assert_eq!(count(&s, State::Established), 0);
+    assert_eq!(s.count(State::Established), 0);
 }
 
 #[test]
@@ -141,7 +136,7 @@ fn f2_a_cookie_of_another_peer_or_number_opens_nothing() {
     s.peer.set_port(4000);
     s.recv("S. 1:1(0) ack 1 win 5000");
     s.sent("R 1:1(0)");
-    assert_eq!(count(&s, State::Established), 0);
+    assert_eq!(s.count(State::Established), 0);
 }
 
 #[test]
@@ -169,7 +164,7 @@ fn f2_random_acknowledgements_open_nothing() {
         s.drain();
     }
     assert_eq!(s.counters().cookies_accepted, 0);
-    assert_eq!(count(&s, State::Established), 0);
+    assert_eq!(s.count(State::Established), 0);
 }
 
 #[test]

@@ -26,11 +26,6 @@ fn waiting_with_timestamps() -> Script {
     s
 }
 
-fn count(s: &Script, state: State) -> usize {
-    let infos = s.engine.sockets(s.now);
-    infos.iter().filter(|info| info.state == state).count()
-}
-
 #[test]
 fn b15_a_reset_does_not_end_it() {
     let mut s = waiting();
@@ -39,9 +34,9 @@ fn b15_a_reset_does_not_end_it() {
     s.recv("R 3:3(0)");
     s.silence();
     s.wait_ms(59_999);
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
     s.wait_ms(2);
-    assert_eq!(count(&s, State::TimeWait), 0);
+    assert_eq!(s.count(State::TimeWait), 0);
 }
 
 #[test]
@@ -62,7 +57,7 @@ fn b15_a_reset_right_behind_the_fin_does_not_prevent_it() {
         s.engine.on_packet(packet, s.now);
     }
     s.sent(". 2:2(0) ack 2");
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -73,7 +68,7 @@ fn b15_old_data_and_what_it_provokes_leave_it_alone() {
     s.recv("R 2:2(0)");
     s.silence();
     s.wait_ms(59_999);
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -83,9 +78,9 @@ fn a_repeated_fin_is_acknowledged_and_begins_the_time_anew() {
     s.recv("F. 1:1(0) ack 2");
     s.sent(". 2:2(0) ack 2");
     s.wait_ms(59_999);
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
     s.wait_ms(2);
-    assert_eq!(count(&s, State::TimeWait), 0);
+    assert_eq!(s.count(State::TimeWait), 0);
 }
 
 #[test]
@@ -107,7 +102,7 @@ fn a_syn_with_a_higher_number_takes_its_place_above_our_old_numbers() {
         2 + 65_535 + 2,
         "RFC 6191 and Linux: above all that we sent"
     );
-    assert_eq!(count(&s, State::TimeWait), 0);
+    assert_eq!(s.count(State::TimeWait), 0);
     s.recv(". 4:4(0) ack 1");
     s.accept();
     s.recv("P. 4:14(10) ack 1");
@@ -124,7 +119,7 @@ fn a_syn_with_an_old_number_is_acknowledged() {
     }
     s.recv("S. 100:100(0) ack 2 win 65535 <mss 1000>");
     s.sent(". 2:2(0) ack 2");
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -132,7 +127,7 @@ fn a_syn_with_a_newer_timestamp_takes_its_place_whatever_its_number() {
     let mut s = waiting_with_timestamps();
     s.recv("S -5000:-5000(0) win 65535 <mss 1000,TS val 301 ecr 0>");
     assert!(s.next().unwrap().text.starts_with("S. "));
-    assert_eq!(count(&s, State::SynReceived), 1);
+    assert_eq!(s.count(State::SynReceived), 1);
 }
 
 #[test]
@@ -140,7 +135,7 @@ fn a_syn_with_an_older_timestamp_does_not_whatever_its_number() {
     let mut s = waiting_with_timestamps();
     s.recv("S 5000:5000(0) win 65535 <mss 1000,TS val 299 ecr 0>");
     s.sent(". 2:2(0) ack 2 <TS val 0 ecr 300>");
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -158,7 +153,7 @@ fn without_a_listener_nobody_takes_its_place() {
     s.engine.close(s.listener.unwrap(), s.now);
     s.recv("S 5000:5000(0) win 65535 <mss 1000>");
     s.sent(". 2:2(0) ack 2");
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -180,7 +175,7 @@ fn with_a_full_accept_queue_it_stays() {
     s.peer = first;
     s.recv("S 5000:5000(0) win 65535 <mss 1000>");
     s.silence();
-    assert_eq!(count(&s, State::TimeWait), 1);
+    assert_eq!(s.count(State::TimeWait), 1);
 }
 
 #[test]
@@ -244,7 +239,7 @@ fn with_no_time_to_wait_nothing_is_remembered() {
     let mut s = close::fin_wait_2(config);
     s.recv("F. 1:1(0) ack 2");
     s.sent(". 2:2(0) ack 2");
-    assert_eq!(count(&s, State::TimeWait), 0);
+    assert_eq!(s.count(State::TimeWait), 0);
     s.recv("F. 1:1(0) ack 2");
     s.sent("R 2:2(0)");
 }
