@@ -17,7 +17,7 @@ use crate::{
     packet::{PACKET_MAX, Packet},
 };
 
-/// One end of a [`Link`], or a port of a [`Switch`].
+/// One end of a [`Link`](super::Link), or a port of a [`Switch`](super::Switch).
 ///
 /// It sends without ever waiting: what finds no room is lost. When all other ends are gone, what is
 /// in flight still arrives, then the device reports its end; sending over a link whose other end is
@@ -51,7 +51,7 @@ impl LinkEnd {
     /// What changes and observes the link while it is used.
     ///
     /// # Panics
-    /// If this is a port of a switch: its [`Switch`] does that.
+    /// If this is a port of a switch: its [`Switch`](super::Switch) does that.
     pub fn control(&self) -> LinkControl {
         assert!(
             self.hub.routes.is_none(),
