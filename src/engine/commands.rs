@@ -318,9 +318,10 @@ impl Engine {
             Some((Slot::Opening(opening), tuple)) => {
                 let (header, options) = (opening.abort_segment(), opening.options);
                 self.finish_opening(index);
-                if let Some(header) = header {
+                if let Some(header) = header
+                    && self.send(tuple, header, &options)
+                {
                     self.counters.resets_sent += 1;
-                    self.send(tuple, header, &options);
                 }
             }
             Some(_) => drop(self.remove_slot(index)),

@@ -216,8 +216,9 @@ impl Engine {
             Reaction::Acknowledge => {
                 let half = &self.half_open.get(entry).half;
                 let header = half.acknowledgement(&options, &self.config, now);
-                self.counters.challenge_acks += 1;
-                self.send(tuple, header, &options);
+                if self.send(tuple, header, &options) {
+                    self.counters.challenge_acks += 1;
+                }
             }
             Reaction::Reset => self.reset(&tuple, &seg, now),
             Reaction::Forget => {
@@ -333,8 +334,9 @@ impl Engine {
             flags: Flags::RST | Flags::ACK,
             ..pending.half.acknowledgement(&options, &self.config, now)
         };
-        self.counters.resets_sent += 1;
-        self.send(tuple, header, &options);
+        if self.send(tuple, header, &options) {
+            self.counters.resets_sent += 1;
+        }
     }
 
     /// RFC 4987 §3.6: everything that we must remember goes into the ISN and the timestamp.
@@ -374,8 +376,9 @@ impl Engine {
             }
         }
         self.cookies_until = now + COOKIES_FOR;
-        self.counters.cookies_sent += 1;
-        self.send(*tuple, header, &options);
+        if self.send(*tuple, header, &options) {
+            self.counters.cookies_sent += 1;
+        }
     }
 
     /// Whether the segment brings back a cookie; then there is a connection now.

@@ -557,8 +557,13 @@ impl Engine {
         Some(packet)
     }
 
-    /// Queues a segment that no connection sends.
-    fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) {
+    /// Queues a segment that no connection sends. `false` if too many wait already: then it is
+    /// counted as held back, and is not to be counted as what it would have been.
+    fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) -> bool {
+        if self.answers.len() >= ANSWERS_MAX && !self.network.is_local(tuple.peer().ip()) {
+            self.counters.limited += 1;
+            return false;
+        }
         if let Some(packet) = self.packet(
             &tuple,
             header,
@@ -568,6 +573,7 @@ impl Engine {
         ) {
             self.answer(packet);
         }
+        true
     }
 
     /// Queues a packet that belongs to no connection.

@@ -347,9 +347,10 @@ impl Engine {
                 header.ack = Some(seg.header.seq + seg.seq_len());
             }
         }
-        self.counters.resets_sent += 1;
         let options = self.config.options;
-        self.send(*tuple, header, &options);
+        if self.send(*tuple, header, &options) {
+            self.counters.resets_sent += 1;
+        }
     }
 }
 

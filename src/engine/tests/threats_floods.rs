@@ -1,6 +1,6 @@
 //! SYN floods: cookies, what the tables cost, and what a spoofed SYN can make us send.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
     pair::pattern,
@@ -246,4 +246,25 @@ fn f1_what_a_half_open_connection_and_a_record_in_time_wait_cost() {
     assert!(each <= 96, "{each} bytes");
     s.wait_ms(60_001);
     assert_eq!(s.engine.time_wait.memory(), 0);
+}
+
+/// More SYNs than answers may wait, as when the device takes packets slower than it gives them.
+#[test]
+fn f1_what_is_held_back_is_not_counted_as_sent() {
+    let mut s = flooded(10, &mut Config::default());
+    let before = s.counters().clone();
+    for port in 0..5_000 {
+        s.peer.set_port(10_000 + port);
+        let syn = raw::Tcp::from_peer(&s, raw::SYN, 0).packet();
+        s.engine.on_packet(syn, s.now);
+    }
+    let mut out = VecDeque::new();
+    s.engine.poll_packet(s.now, usize::MAX >> 1, &mut out);
+    let sent = out.len() as u64;
+    let counters = s.counters();
+    assert_eq!(counters.cookies_sent - before.cookies_sent, sent);
+    assert_eq!(counters.segments_sent - before.segments_sent, sent);
+    assert_eq!(counters.packets_sent - before.packets_sent, sent);
+    assert_eq!(counters.limited - before.limited, 5_000 - sent);
+    assert!((1_000..5_000).contains(&sent), "{sent}");
 }
