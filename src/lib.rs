@@ -37,6 +37,7 @@
 //!   `Sink` of `Bytes`. For VPNs: what was decrypted goes in, what comes out is encrypted.
 //! - [`device::Io`]: anything that reads and writes one packet at a time.
 //! - [`device::pair`] and [`device::Link`]: stacks joined in memory, for tests and simulations.
+//! - [`device::Loopback`]: nothing. The stack has itself to talk to.
 //! - [`device::Capture`] around any of them writes a file for Wireshark; and
 //!   [`Device`](device::Device) is a trait, so your own fits as well.
 //! - None: the [`engine`] in a loop of your own, without a runtime.
@@ -47,7 +48,8 @@
 //! none: [`net::TcpStream::connect`] and its like use the [current](Stack::current) one, which is
 //! that of [`Stack::scope`] around the task, or of [`Stack::enter`] in the thread, or the
 //! [default](Stack::set_default) of the process. Tasks that are spawned inside of a scope have none
-//! to begin with: give them one, or set a default.
+//! to begin with: give them one, or set a default. [`Stack::set_default_with`] gives each runtime a
+//! default of its own, as test suites want it.
 //!
 //! The stack is a task of the current runtime ([`spawn`](net::Builder::spawn)), of another
 //! ([`spawn_on`](net::Builder::spawn_on)), or has a thread of its own

@@ -5,6 +5,7 @@ pub mod channel;
 mod headers;
 pub mod io;
 pub mod link;
+mod loopback;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub mod netns;
 mod offload;
@@ -34,6 +35,7 @@ pub use self::{
     channel::{Channel, channel, pair},
     io::Io,
     link::Link,
+    loopback::Loopback,
     offload::{Offload, Splitter},
 };
 

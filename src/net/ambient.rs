@@ -2,11 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     future::Future,
     io,
     marker::PhantomData,
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
+
+use tokio::runtime::{self, Handle};
 
 use super::stack::Stack;
 
@@ -19,7 +22,52 @@ thread_local! {
     static NEXT_ENTRY: Cell<u64> = const { Cell::new(0) };
 }
 
-static DEFAULT: OnceLock<Stack> = OnceLock::new();
+static DEFAULT: OnceLock<Default> = OnceLock::new();
+
+/// What is current where nothing else is.
+enum Default {
+    Process(Stack),
+    Runtimes(OfRuntimes),
+}
+
+/// A stack for each runtime that asks for one.
+struct OfRuntimes {
+    make: Box<dyn Fn() -> io::Result<Stack> + Send + Sync>,
+    /// Those of runtimes that are gone stay until the next one is made.
+    made: Mutex<HashMap<runtime::Id, Stack>>,
+}
+
+impl OfRuntimes {
+    fn current(&self) -> io::Result<Stack> {
+        let handle = Handle::try_current().map_err(|_| {
+            io::Error::other(
+                "no synack stack is current here: the default is one for each tokio runtime \
+                 (`Stack::set_default_with`), and no runtime is current here",
+            )
+        })?;
+        if let Some(stack) = self.of(handle.id()) {
+            return Ok(stack);
+        }
+        // Unlocked, for it may take long, and may ask for the current stack by mistake.
+        let new = (self.make)()?;
+        let mut made = self.made();
+        made.retain(|_, stack| !stack.has_ended());
+        // Another thread of the runtime may have been faster; then that is the one.
+        Ok(made.entry(handle.id()).or_insert(new).clone())
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashMap<runtime::Id, Stack>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, runtime: runtime::Id) -> Option<Stack> {
+        let made = self.made();
+        // Numbers of runtimes are given out again, but not before their tasks have ended.
+        made.get(&runtime)
+            .filter(|stack| !stack.has_ended())
+            .cloned()
+    }
+}
 
 /// While it lives, its stack is the current one of its thread: see [`Stack::enter`].
 ///
@@ -49,23 +97,17 @@ impl Stack {
     /// The stack that [`TcpStream::connect`](super::TcpStream::connect) and its like work on here:
     /// that of the innermost [`scope`](Self::scope) around the current task, or else the one that
     /// this thread has [entered](Self::enter) last, or else the
-    /// [default](Self::set_default) of the process.
+    /// [default](Self::set_default) of the process or [of the runtime](Self::set_default_with).
     ///
     /// # Errors
-    /// There is none of these; the text names the three ways to provide one.
+    /// There is none of these; the text names the ways to provide one. Or that of making the one of
+    /// the runtime.
     pub fn current() -> io::Result<Self> {
         SCOPED
             .try_with(Self::clone)
             .ok()
             .or_else(entered)
-            .or_else(|| DEFAULT.get().cloned())
-            .ok_or_else(|| {
-                io::Error::other(
-                    "no synack stack is current here: run the future inside of \
-                     `stack.scope(future)`, hold the guard of `stack.enter()`, or call \
-                     `stack.set_default()` once in the process",
-                )
-            })
+            .map_or_else(default, Ok)
     }
 
     /// The same future, for which this is the [current](Self::current) stack at each poll.
@@ -102,12 +144,69 @@ impl Stack {
     /// # Errors
     /// `AlreadyExists` if the process has a default already.
     pub fn set_default(&self) -> io::Result<()> {
-        DEFAULT.set(self.clone()).map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the process has a default stack already, and it cannot be replaced",
-            )
-        })
+        set(Default::Process(self.clone()))
+    }
+
+    /// Gives each runtime a stack of its own, [current](Self::current) wherever no other is: `make`
+    /// is called in the runtime where one is asked for first, and where the last one has ended.
+    ///
+    /// For test suites, where every test has a runtime, and maybe a clock that is paused: with the
+    /// stack in the same runtime, time stands still for both. Where the tests were written for
+    /// `tokio::net`, nothing else has to be changed in them but the imports:
+    ///
+    /// ```
+    /// use synack::{Stack, device::Loopback, net::{TcpListener, TcpStream}};
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// // Once in the process, before the first test.
+    /// Stack::set_default_with(|| {
+    ///     let loopback = "127.0.0.1/8".parse().expect("an address");
+    ///     Stack::builder().address(loopback).spawn(Loopback)
+    /// })?;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// async fn test() -> std::io::Result<()> {
+    ///     let listener = TcpListener::bind("127.0.0.1:0").await?;
+    ///     let to = listener.local_addr()?;
+    ///     tokio::spawn(async move { listener.accept().await });
+    ///     let mut stream = TcpStream::connect(to).await?;
+    ///     assert_eq!(stream.read(&mut [0]).await?, 0);
+    ///     Ok(())
+    /// }
+    /// # test()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the process has a default already.
+    pub fn set_default_with<F>(make: F) -> io::Result<()>
+    where
+        F: Fn() -> io::Result<Self> + Send + Sync + 'static,
+    {
+        set(Default::Runtimes(OfRuntimes {
+            make: Box::new(make),
+            made: Mutex::default(),
+        }))
+    }
+}
+
+fn set(default: Default) -> io::Result<()> {
+    DEFAULT.set(default).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the process has a default stack already, and it cannot be replaced",
+        )
+    })
+}
+
+fn default() -> io::Result<Stack> {
+    match DEFAULT.get() {
+        Some(Default::Process(stack)) => Ok(stack.clone()),
+        Some(Default::Runtimes(runtimes)) => runtimes.current(),
+        None => Err(io::Error::other(
+            "no synack stack is current here: run the future inside of `stack.scope(future)`, \
+             hold the guard of `stack.enter()`, or call `stack.set_default()` once in the process",
+        )),
     }
 }
 

@@ -308,6 +308,10 @@ impl Stack {
         self.shared.status.ended().await.to_result()
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.shared.status.cause().is_some()
+    }
+
     pub(super) fn doorbell(&self) -> &Arc<Doorbell> {
         &self.shared.doorbell
     }
@@ -350,8 +354,9 @@ impl Stack {
     /// the stack itself. What no address of the stack can reach is refused.
     pub(super) fn destination(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
         let peer = addr::canonical(peer);
-        let mut of_family = self.addresses().iter().map(IpNet::addr);
-        let of_family = of_family.any(|ip| ip.is_ipv4() == peer.is_ipv4());
+        // Addresses that packets can go out from.
+        let mut outward = self.addresses().iter().map(IpNet::addr);
+        let of_family = outward.any(|ip| !ip.is_loopback() && ip.is_ipv4() == peer.is_ipv4());
         let nobody = match peer.ip() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),

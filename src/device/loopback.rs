@@ -1,0 +1,57 @@
+//! No network at all.
+
+use std::{
+    collections::VecDeque,
+    io,
+    task::{Context, Poll},
+};
+
+use super::{Capabilities, Device};
+use crate::packet::{PACKET_MAX, Packet};
+
+/// A device that nothing comes from, and that swallows what is sent.
+///
+/// For a stack that talks to itself only, on its own addresses, 127.0.0.0/8 and ::1: that is how
+/// tests run which were written for the loopback of the operating system. The MTU is 65,535.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use synack::{Stack, device::Loopback};
+///
+/// let stack = Stack::builder().address("127.0.0.1/8".parse()?).spawn(Loopback)?;
+/// let listener = stack.listen("[::1]:0").await?;
+/// let stream = stack.connect(listener.local_addr()?).await?;
+/// # drop(stream);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Loopback;
+
+impl Device for Loopback {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: PACKET_MAX,
+            checksum_offload: true,
+            segmentation_offload: None,
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut Vec<Packet>,
+        _: usize,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_send(
+        &mut self,
+        _: &mut Context<'_>,
+        packets: &mut VecDeque<Packet>,
+    ) -> Poll<io::Result<()>> {
+        packets.clear();
+        Poll::Ready(Ok(()))
+    }
+}
