@@ -2,15 +2,17 @@
 //! pretends to be TCP (what the device allows), and against Linux's own server over a veth pair.
 //!
 //! ```sh
-//! cargo bench --bench tun                    # everything, about three minutes
+//! cargo bench --bench tun                    # everything, about seven minutes
 //! cargo bench --bench tun -- offload sink    # the cases whose names have all of these in them
-//! RUNS=5 SECS=2 cargo bench --bench tun      # more and longer runs for each figure
+//! RUNS=31 SECS=1 cargo bench --bench tun     # more and longer runs for each figure
 //! ONLY=Synack cargo bench --bench tun        # one of those compared, for a profiler
 //! ```
 //!
-//! The runs of what is compared alternate, and each figure is a median, for the machine may have
-//! other things to do. All of it happens in private network namespaces. CPU is that of the whole
-//! process, so of both ends. Latencies are measured with both ends on one processor.
+//! What is compared runs in turn, round by round, and many short rounds tell more than few long
+//! ones, for machines change their speed and have other things to do. A figure is the median of its
+//! rounds, and a ratio the median of the rounds' ratios; behind ± is how far the true one may be
+//! off. All of it happens in private network namespaces. CPU is that of the whole process, so of
+//! both ends. Latencies are measured with both ends on one processor.
 
 mod support;
 
@@ -20,7 +22,7 @@ use ::synack::device::netns;
 use support::{
     ceiling::{self, Case, Cores, Load, Wait},
     linux::{self, Veth},
-    measure::Sample,
+    measure::{Rounds, Sample},
     synack,
 };
 
@@ -53,8 +55,8 @@ enum Server {
 impl Bench {
     fn new() -> Self {
         Self {
-            runs: variable("RUNS").unwrap_or(3),
-            duration: Duration::from_secs_f64(variable("SECS").unwrap_or(0.4)),
+            runs: variable("RUNS").unwrap_or(17),
+            duration: Duration::from_secs_f64(variable("SECS").unwrap_or(0.1)),
             words: env::args()
                 .skip(1)
                 .filter(|word| !word.starts_with('-'))
@@ -72,7 +74,7 @@ impl Bench {
             "Bulk, MTU 1500: Gbit/s of payload (CPU s/GB, both ends); then what part synack reaches"
         );
         println!(
-            "{:34}{:>14}{:>16}{:>16}{:>16}{:>9}{:>9}{:>7}",
+            "{:34}{:>14}{:>16}{:>16}{:>16}{:>13}{:>13}{:>13}",
             "",
             "synack",
             "ceiling, 1 copy",
@@ -92,7 +94,7 @@ impl Bench {
         println!();
         println!("Latency, both ends on one processor: µs, and what multiple of it synack takes");
         println!(
-            "{:26}{:>18}{:>18}{:>18}{:>10}{:>8}",
+            "{:26}{:>18}{:>18}{:>18}{:>13}{:>13}",
             "", "synack p50/p99", "ceiling, task", "Linux, veth", "/ceiling", "/Linux"
         );
         for (name, size) in [("1-byte ping-pong", 1), ("1-KiB ping-pong", 1024)] {
@@ -104,7 +106,7 @@ impl Bench {
         println!();
         println!("Operations a second, and what part synack reaches");
         println!(
-            "{:34}{:>14}{:>14}{:>14}{:>10}{:>8}",
+            "{:34}{:>14}{:>14}{:>14}{:>13}{:>13}",
             "", "synack", "ceiling, task", "Linux, veth", "/ceiling", "/Linux"
         );
         for (cores, place) in [(Cores::One, "one processor"), (Cores::Any, "any processor")] {
@@ -166,29 +168,21 @@ impl Bench {
         if has_chunks {
             servers.push((Server::Synack, chunks));
         }
-        let samples = self.compare(&servers, |sample| sample.bytes_per_sec)?;
-        let [_, one_copy, none, linux, ..] = samples[..] else {
-            unreachable!("as many as servers")
-        };
-        let ours = [Some(samples[0]), samples.get(4).copied()];
-        for (name, ours) in names.iter().zip(ours) {
+        let rounds = self.compare(&servers, |sample| sample.bytes_per_sec)?;
+        for (name, ours) in names.iter().zip([Some(0), has_chunks.then_some(4)]) {
             let Some(ours) = ours.filter(|_| self.wants(name)) else {
                 continue;
             };
-            let rate = |sample: Sample| {
-                let gbits = sample.bytes_per_sec * 8e-9;
-                format!("{gbits:.1} ({:.2})", sample.cpu_s_per_gb)
-            };
-            let ratio = |to: Sample| ours.bytes_per_sec / to.bytes_per_sec;
+            let [rate, one_copy, none, linux] = [ours, 1, 2, 3].map(|server| {
+                let gbits = rounds.median(server) * 8e-9;
+                let cpu = rounds.median_of(server, |sample| sample.cpu_s_per_gb);
+                format!("{gbits:.1} ({cpu:.2})")
+            });
             println!(
-                "{name:34}{:>14}{:>16}{:>16}{:>16}{:>9.2}{:>9.2}{:>7.2}",
-                rate(ours),
-                rate(one_copy),
-                rate(none),
-                rate(linux),
-                ratio(one_copy),
-                ratio(none),
-                ratio(linux)
+                "{name:34}{rate:>14}{one_copy:>16}{none:>16}{linux:>16}{:>13}{:>13}{:>13}",
+                rounds.ratio(ours, 1),
+                rounds.ratio(ours, 2),
+                rounds.ratio(ours, 3)
             );
         }
         Ok(())
@@ -208,20 +202,15 @@ impl Bench {
             ..Case::default()
         };
         let servers = [Server::Synack, Server::Ceiling, Server::Linux].map(|s| (s, case));
-        let samples = self.compare(&servers, |sample| sample.p50.as_secs_f64())?;
-        let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        let [ours, ceiling, linux] = samples[..] else {
-            unreachable!("as many as servers")
-        };
-        let show = |s: Sample| format!("{:.1}/{:.1}", micros(s.p50), micros(s.p99));
-        let ratio = |to: Sample| micros(ours.p50) / micros(to.p50);
+        let rounds = self.compare(&servers, |sample| sample.p50.as_secs_f64())?;
+        let [ours, ceiling, linux] = [0, 1, 2].map(|server| {
+            let p99 = rounds.median_of(server, |sample| sample.p99.as_secs_f64());
+            format!("{:.1}/{:.1}", rounds.median(server) * 1e6, p99 * 1e6)
+        });
         println!(
-            "{name:26}{:>18}{:>18}{:>18}{:>10.2}{:>8.2}",
-            show(ours),
-            show(ceiling),
-            show(linux),
-            ratio(ceiling),
-            ratio(linux)
+            "{name:26}{ours:>18}{ceiling:>18}{linux:>18}{:>13}{:>13}",
+            rounds.ratio(0, 1),
+            rounds.ratio(0, 2)
         );
         Ok(())
     }
@@ -240,46 +229,42 @@ impl Bench {
             ..Case::default()
         };
         let servers = [Server::Synack, Server::Ceiling, Server::Linux].map(|s| (s, case));
-        let samples = self.compare(&servers, |sample| sample.ops)?;
-        let [ours, ceiling, linux] = samples[..] else {
-            unreachable!("as many as servers")
-        };
+        let rounds = self.compare(&servers, |sample| sample.ops)?;
+        let [ours, ceiling, linux] = [0, 1, 2].map(|server| rounds.median(server));
         println!(
-            "{name:34}{:>14.0}{:>14.0}{:>14.0}{:>10.2}{:>8.2}",
-            ours.ops,
-            ceiling.ops,
-            linux.ops,
-            ours.ops / ceiling.ops,
-            ours.ops / linux.ops
+            "{name:34}{ours:>14.0}{ceiling:>14.0}{linux:>14.0}{:>13}{:>13}",
+            rounds.ratio(0, 1),
+            rounds.ratio(0, 2)
         );
         Ok(())
     }
 
-    /// The medians, by `figure`, of alternating runs.
+    /// Runs one after the other, and back again, as often as is asked for: what one leaves to be
+    /// cleaned up is then not always the same one's burden.
     fn compare(
         &self,
         servers: &[(Server, Case)],
-        figure: impl Fn(&Sample) -> f64,
-    ) -> io::Result<Vec<Sample>> {
-        let mut samples = vec![Vec::new(); servers.len()];
-        for _ in 0..self.runs {
-            for (samples, (server, case)) in samples.iter_mut().zip(servers) {
+        figure: fn(&Sample) -> f64,
+    ) -> io::Result<Rounds> {
+        let mut rounds = Rounds::new(servers.len(), figure);
+        let last = servers.len() - 1;
+        for round in 0..self.runs {
+            for at in 0..servers.len() {
+                let index = if round % 2 == 0 { at } else { last - at };
+                let (server, case) = &servers[index];
                 let name = format!("{server:?}");
                 if self.only.as_ref().is_some_and(|only| *only != name) {
                     continue;
                 }
-                samples.push(match server {
+                let sample = match server {
                     Server::Synack => synack::run(case)?,
                     Server::Ceiling => ceiling::run(case)?,
                     Server::Linux => on_linux(case)?,
-                });
+                };
+                rounds.push(index, sample);
             }
         }
-        let median = |mut samples: Vec<Sample>| {
-            samples.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
-            samples.get(samples.len() / 2).copied().unwrap_or_default()
-        };
-        Ok(samples.into_iter().map(median).collect())
+        Ok(rounds)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Time before measuring begins: slow start, growing buffers, caches.
-const WARM_UP: Duration = Duration::from_millis(400);
+const WARM_UP: Duration = Duration::from_millis(150);
 
 /// Bytes of one read or write.
 const CHUNK: usize = 256 << 10;

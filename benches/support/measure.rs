@@ -47,6 +47,81 @@ impl fmt::Display for Sample {
     }
 }
 
+/// Runs of servers that are compared with one another, each once in a round.
+pub(crate) struct Rounds {
+    /// By server.
+    runs: Vec<Vec<Sample>>,
+    figure: fn(&Sample) -> f64,
+}
+
+/// How two servers compare.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ratio {
+    median: f64,
+    /// Half of the interval that the true median is in, 19 times of 20; six rounds tell that.
+    error: Option<f64>,
+}
+
+impl Rounds {
+    /// None yet. The servers are compared by `figure`.
+    pub(crate) fn new(servers: usize, figure: fn(&Sample) -> f64) -> Self {
+        Self {
+            runs: vec![Vec::new(); servers],
+            figure,
+        }
+    }
+
+    pub(crate) fn push(&mut self, server: usize, sample: Sample) {
+        self.runs[server].push(sample);
+    }
+
+    /// Median of what a server is compared by.
+    pub(crate) fn median(&self, server: usize) -> f64 {
+        self.median_of(server, self.figure)
+    }
+
+    /// Median of another figure of a server; not a number if it did not run.
+    pub(crate) fn median_of(&self, server: usize, figure: fn(&Sample) -> f64) -> f64 {
+        median(&sorted(self.runs[server].iter().map(figure)))
+    }
+
+    /// Median of the rounds' ratios: what slows a whole round down leaves its ratio as it is.
+    pub(crate) fn ratio(&self, ours: usize, theirs: usize) -> Ratio {
+        let rounds = self.runs[ours].iter().zip(&self.runs[theirs]);
+        let ratios =
+            sorted(rounds.map(|(ours, theirs)| (self.figure)(ours) / (self.figure)(theirs)));
+        Ratio {
+            median: median(&ratios),
+            error: (ratios.len() >= 6).then(|| {
+                let count = ratios.len() as f64;
+                // As many of them are below the true median as heads in so many tosses of a coin:
+                // standard deviation √count / 2.
+                let low = ((count - 1.96 * count.sqrt()) / 2.0) as usize;
+                (ratios[ratios.len() - 1 - low] - ratios[low]) / 2.0
+            }),
+        }
+    }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.error {
+            Some(error) => f.pad(&format!("{:.2} ±{error:.2}", self.median)),
+            None => f.pad(&format!("{:.2}", self.median)),
+        }
+    }
+}
+
 /// Takes the time and the processor time from its making on.
 pub(crate) struct Meter {
     start: Instant,
