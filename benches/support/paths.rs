@@ -27,6 +27,8 @@ pub(crate) struct Path {
     more: u64,
     /// Fast enough to need the processors for itself.
     alone: bool,
+    /// As fast as the ends are.
+    unlimited: bool,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -56,6 +58,7 @@ fn path(
         lossy_slow: false,
         more: 1,
         alone: false,
+        unlimited: false,
     }
 }
 
@@ -89,6 +92,13 @@ impl Path {
             time,
             slow: true,
             ..self
+        }
+    }
+
+    fn unlimited(self) -> Self {
+        Self {
+            unlimited: true,
+            ..self.alone()
         }
     }
 
@@ -129,7 +139,7 @@ pub(crate) fn grid() -> Vec<Path> {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
         .lossy(15),
-        path("1ms", Impairment::new().delay(MS / 2), |p| p).alone(),
+        path("1ms", Impairment::new().delay(MS / 2), |p| p).unlimited(),
         path("50M 200ms", wire(50, 200 * MS), |p| p).lasting(8),
         path(
             "100M 50ms q10",
@@ -202,6 +212,7 @@ impl Path {
             forward: self.forward.clone(),
             backward: self.backward.clone(),
             outage: self.outage,
+            pauses: !self.unlimited,
             seed,
         }
     }

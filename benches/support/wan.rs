@@ -3,7 +3,8 @@
 //! The path is the crate's own, in user space. An end that is Linux's is a TUN in a network
 //! namespace of its own, one that is synack's a pair of queues; a task carries packets from each of
 //! them over a [`Path`] to the other. It keeps time by a `timerfd`: tokio's clock has ticks of a
-//! millisecond, which would send bursts down the path that fill short queues.
+//! millisecond, which would send bursts down the path that fill short queues. Where the machine
+//! stands still, the path does, so that it keeps the distances between packets.
 
 use std::{
     collections::VecDeque,
@@ -59,6 +60,8 @@ pub(crate) struct Run {
     pub(crate) backward: Impairment,
     /// An outage of the link: when, and how long.
     pub(crate) outage: Option<(Duration, Duration)>,
+    /// Whether the link's time stands still while the machine does.
+    pub(crate) pauses: bool,
     pub(crate) seed: u64,
 }
 
@@ -100,7 +103,7 @@ impl Run {
                 (SENDER, one, self.backward.clone()),
                 (RECEIVER, other, self.forward.clone()),
             ],
-            self.seed,
+            self,
         )?;
         Ok((receiving, sending, down))
     }
@@ -179,7 +182,7 @@ pub(crate) fn share(run: &Run, time: Duration) -> io::Result<[f64; 2]> {
                 (RIVAL, two, run.backward.clone()),
                 (RECEIVER, other, run.forward.clone()),
             ],
-            run.seed,
+            run,
         )?;
         receiving
             .receive({
@@ -460,8 +463,17 @@ struct Wire {
     ports: Vec<Port>,
     down: Arc<AtomicBool>,
     clock: AsyncFd<OwnedFd>,
+    /// Whether the link's time can stand still, and for how long it has.
+    pauses: bool,
+    paused: Duration,
     batch: Vec<Packet>,
 }
+
+/// A link with a rate that nobody has looked after for longer than this has paused. A machine that is
+/// shared stands still for some 20 ms now and then; were all that is due by then to arrive at once, a
+/// whole window would go around as one burst and overflow every short queue: the better a sender had
+/// been, the more it would lose. Without a rate what is late is late because the ends are busy.
+const PAUSE: Duration = Duration::from_micros(500);
 
 struct Port {
     address: Ipv4Addr,
@@ -474,22 +486,24 @@ impl Wire {
     /// Joins them for as long as the runtime lives. What it returns takes the paths down.
     fn spawn(
         ends: impl IntoIterator<Item = (Ipv4Addr, Box<dyn Device>, Impairment)>,
-        seed: u64,
+        run: &Run,
     ) -> io::Result<Arc<AtomicBool>> {
-        let ports = ends
-            .into_iter()
-            .zip(seed..)
-            .map(|((address, device, impairment), seed)| Port {
-                address,
-                device,
-                path: Path::new(impairment, seed),
-                queue: VecDeque::new(),
-            });
+        let ports =
+            ends.into_iter()
+                .zip(run.seed..)
+                .map(|((address, device, impairment), seed)| Port {
+                    address,
+                    device,
+                    path: Path::new(impairment, seed),
+                    queue: VecDeque::new(),
+                });
         let down = Arc::new(AtomicBool::new(false));
         let mut wire = Self {
             ports: ports.collect(),
             down: Arc::clone(&down),
             clock: timer()?,
+            pauses: run.pauses,
+            paused: Duration::ZERO,
             batch: Vec::new(),
         };
         tokio::spawn(poll_fn(move |cx| wire.poll(cx)));
@@ -498,20 +512,35 @@ impl Wire {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let now = Instant::now();
+            let now = self.now();
             self.take(cx, now)?;
             let waits = self.deliver(cx, now)?;
-            let next = self
-                .ports
-                .iter()
-                .filter_map(|port| port.path.next_deadline());
             // What a device does not take now it asks for when it does.
-            let Some(next) = next.filter(|_| !waits).min() else {
+            let Some(next) = self.next_deadline().filter(|_| !waits) else {
                 return Poll::Pending;
             };
             set_timer(self.clock.get_ref(), next - now.min(next))?;
             let mut ready = std::task::ready!(self.clock.poll_read_ready(cx))?;
             ready.clear_ready();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.ports
+            .iter()
+            .filter_map(|port| port.path.next_deadline())
+            .min()
+    }
+
+    /// The link's time, which stands still while it is not looked after.
+    fn now(&mut self) -> Instant {
+        let now = Instant::now() - self.paused;
+        match self.next_deadline() {
+            Some(due) if self.pauses && due + PAUSE < now => {
+                self.paused += now - due;
+                due
+            }
+            _ => now,
         }
     }
 
