@@ -358,7 +358,10 @@ impl Connection {
         let cwnd = if alone { allowance.max(mss) } else { allowance };
         // One segment may be larger, where the MTU is.
         let burst = self.burst_limit(mss);
-        let limit = window.min(cwnd).min(burst);
+        // The window goes out in two parts at least: while one is on its way the other is
+        // acknowledged (Linux: `tcp_cwnd_test`).
+        let half = whole_segments(u64::from(self.cc.window()) / 2, mss).max(mss);
+        let limit = window.min(cwnd).min(burst).min(half);
         let cwnd_limited = cwnd < unsent.min(window);
         if cwnd_limited {
             self.cwnd_limited_until = self.snd.nxt.max(self.snd.una + 1);
@@ -390,13 +393,15 @@ impl Connection {
             && len < total / 3
     }
 
-    /// The oldest segment in flight has been so for half of the round trip.
+    /// The acknowledgement of the oldest segment in flight is due by its round trip: what waits for
+    /// one that is farther away leaves a hole in the ACK clock (Linux since 6.18).
     fn expects_ack_soon(&self, now: Time) -> bool {
-        let half = self.rtt.srtt().unwrap_or_default() / 2;
+        let srtt = self.rtt.srtt().unwrap_or_default();
+        let soon = BURST_WITHIN.min(srtt / 2);
         self.recovery
             .board
             .head_sent_at()
-            .is_some_and(|at| now.since(at) >= half)
+            .is_some_and(|at| at + srtt <= now + soon)
     }
 
     /// Nagle (RFC 9293 §3.7.4) in Minshall's variant: one small segment at a time is on its way.

@@ -27,7 +27,7 @@ fn rfc5682_2_1_without_sack_two_acknowledgements_of_originals_undo_the_timeout()
     let mut s = after_timeout("nop");
     s.acked(1001, "");
     // Step 2b: new data, and not what is believed to be lost.
-    s.sent("P. 10001:12001(2000)");
+    s.sent(". 10001:12001(2000)");
     s.silence();
     s.acked(2001, "");
     assert_eq!(s.counters().spurious_recoveries, 1);
@@ -40,7 +40,7 @@ fn rfc5682_2_1_without_sack_two_acknowledgements_of_originals_undo_the_timeout()
 fn rfc5682_2_1_a_duplicate_after_the_new_data_makes_the_timeout_real() {
     let mut s = after_timeout("nop");
     s.acked(1001, "");
-    s.sent("P. 10001:12001(2000)");
+    s.sent(". 10001:12001(2000)");
     s.acked(1001, "");
     let sent = s.drain();
     assert!(
@@ -65,7 +65,7 @@ fn rfc5682_3_1_with_sack_a_block_for_the_new_data_makes_the_timeout_real() {
     s.acked(1001, "");
     let new = s.drain();
     assert!(
-        new.iter().any(|sent| sent.text.starts_with("P. 11001:")),
+        new.iter().any(|sent| sent.text.starts_with(". 11001:")),
         "{new:?}"
     );
     s.wait_ms(100);
@@ -101,7 +101,7 @@ fn rfc5682_3_1_what_a_spurious_timeout_sent_again_makes_nothing_lost_by_its_age(
     let sent = s.drain();
     assert!(
         sent.iter()
-            .all(|sent| sent.text.starts_with(". 11001:") || sent.text.starts_with("P. 11001:")),
+            .all(|sent| sent.text.starts_with("P. 11001:") || sent.text.starts_with(". 11001:")),
         "{sent:?}"
     );
     assert_eq!(s.info().retransmitted, 1000);

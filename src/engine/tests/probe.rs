@@ -209,7 +209,8 @@ fn s10_a_peer_that_takes_its_window_back_gets_one_segment_at_a_time() {
     assert!(s.elapsed() > Duration::from_secs(1500));
     assert!(again > 10, "{again} segments");
     s.recv(". 1:1(0) ack 10001 win 65535");
-    s.sent("P. 10001:15001(5000) ack 1");
+    s.sent("P. 10001:13001(3000) ack 1");
+    s.sent("P. 13001:15001(2000) ack 1");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn rfc5682_2_a_second_timeout_after_progress_is_a_loss_and_nothing_new_goes_out(
     s.sent(". 1:1001(1000)");
     s.acked(1001, "");
     // The first is looked at: new data finds out.
-    s.sent("P. 10001:12001(2000)");
+    s.sent(". 10001:12001(2000)");
     s.wait_for_timer();
     s.sent(". 1001:2001(1000)");
     s.acked(2001, "");

@@ -19,6 +19,38 @@ fn shld28_full_segments_leave_as_one_super_segment() {
 }
 
 #[test]
+fn a_window_goes_out_in_two_halves_at_least() {
+    // As Linux does: one is acknowledged while the other is on its way.
+    let mut config = Config::default();
+    config.initial_window(7);
+    let mut s = Script::accepted(config);
+    s.write(0, 9000);
+    s.sent("P. 1:3001(3000) ack 1");
+    s.sent("P. 3001:6001(3000) ack 1");
+    s.sent(". 6001:7001(1000) ack 1");
+    s.silence();
+}
+
+#[test]
+fn a_segment_waits_for_more_only_if_the_next_acknowledgement_is_due_within_a_millisecond() {
+    // As Linux does since 6.18.
+    for (apart, waits) in [(0, true), (1, true), (2, false), (60, false)] {
+        let mut s = Script::distant(Config::default(), "sackOK", 100);
+        s.write(0, 1000);
+        s.drain();
+        s.wait_ms(apart);
+        s.write(1000, 20_000);
+        s.drain();
+        s.wait_ms(100 - apart);
+        s.acked(1001, "");
+        s.sent("P. 10001:12001(2000)");
+        // Room for one, where bursts are of two.
+        s.acked(1501, "");
+        assert_eq!(s.drain().is_empty(), waits, "{apart} ms apart");
+    }
+}
+
+#[test]
 fn a_single_segment_has_no_gso_size() {
     let mut s = Script::accepted(Config::default());
     s.write(0, 1000);
