@@ -258,11 +258,12 @@ const TRAIN_WINDOW_MIN: u32 = 16;
 /// half of a round trip: then half of the path is full of what this window lets out, and the next
 /// doubling fills the rest. Longer round trips show a round later, when the least of them is one that
 /// waited behind twice the window already: a queue of one bandwidth-delay product overflows before
-/// they are seen.
+/// they are seen. A train may begin anywhere in its round: where packets overtake each other, the
+/// window grows by jumps and leaves in bursts with gaps between them.
 #[derive(Clone, Debug, Default)]
 struct HyStart {
-    /// When this round began, and when the last acknowledgement of its train came.
-    round_began: Time,
+    /// When the last train of this round began, and when its last acknowledgement came.
+    train_began: Time,
     train: Time,
     /// lastRoundMinRTT.
     last_round: Option<Micros>,
@@ -298,14 +299,14 @@ fn micros(rtt: Duration) -> Micros {
 }
 
 impl HyStart {
-    /// The train of acknowledgements that this round began with.
+    /// The trains of acknowledgements of this round.
     fn watch_train(&mut self, ack: &Ack, now: Time) {
         if now.since(self.train) > TRAIN_GAP {
-            return;
+            self.train_began = now;
         }
         self.train = now;
         let half = ack.min_rtt.map(|rtt| rtt / 2);
-        if half.is_some_and(|half| now.since(self.round_began) > half) {
+        if half.is_some_and(|half| now.since(self.train_began) > half) {
             self.phase = Phase::Over;
         }
     }
@@ -332,7 +333,7 @@ impl HyStart {
     }
 
     fn start_round(&mut self, now: Time) {
-        (self.round_began, self.train) = (now, now);
+        (self.train_began, self.train) = (now, now);
         self.last_round = self.this_round.take();
         self.samples = 0;
         if let Phase::Conservative { rounds, .. } = &mut self.phase {
@@ -655,13 +656,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_ends_a_train_and_a_small_window_has_none() {
+    fn a_gap_begins_another_train_and_a_small_window_has_none() {
         let mut cubic = Cubic::new(MSS, 16);
         for round in 0..5 {
-            train(&mut cubic, 1000 + round * 40, (0..10).chain(12..38));
+            train(&mut cubic, 1000 + round * 40, (0..10).chain(12..=32));
         }
         assert_eq!(cubic.ssthresh(), u32::MAX);
-        train(&mut cubic, 1200, (0..10).chain(11..38));
+        let mut after_a_gap = cubic.clone();
+        train(&mut after_a_gap, 1200, (0..10).chain(12..=33));
+        assert_ne!(after_a_gap.ssthresh(), u32::MAX);
+        train(&mut cubic, 1200, (0..10).chain(11..22));
         assert_ne!(cubic.ssthresh(), u32::MAX);
         let mut cubic = Cubic::new(MSS, 1);
         train(&mut cubic, 1000, (0..=28).step_by(2));
