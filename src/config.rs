@@ -108,28 +108,31 @@ impl Default for KeepAlive {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct SocketOptions {
-    /// Nagle's algorithm off (`TCP_NODELAY`).
+    /// Nagle's algorithm off (`TCP_NODELAY`): no, so it is on.
     pub nodelay: bool,
-    /// Only full-sized segments, until it is switched off again (`TCP_CORK`).
+    /// Only full-sized segments, until it is switched off again (`TCP_CORK`), but for what has
+    /// waited for 200 ms: no.
     pub cork: bool,
-    /// Acknowledge at once (`TCP_QUICKACK`) until we answer what we receive, or late from now on.
-    /// Like on Linux it does not last: set it again to have it again.
+    /// Acknowledge at once (`TCP_QUICKACK`) until we answer what we receive, or late from now on:
+    /// yes. Like on Linux it does not last: set it again to have it again.
     pub quickack: bool,
-    /// Time to live or hop limit of packets sent (`IP_TTL`); 1 to 255.
+    /// Time to live or hop limit of packets sent (`IP_TTL`): 64, 1 to 255.
     pub ttl: u8,
-    /// DSCP or traffic class of packets sent (`IP_TOS`); the two ECN bits in it are TCP's own.
+    /// DSCP or traffic class of packets sent (`IP_TOS`): 0. The two ECN bits in it are TCP's own.
     pub tos: u8,
-    /// What dropping the last handle does (`SO_LINGER`): `None` sends what is left in the
+    /// What dropping the last handle does (`SO_LINGER`): `None`, the default, sends what is left in the
     /// background, zero resets. Any other time is kept and does as `None`: it would say how long
     /// closing blocks, which dropping never does, and not how long sending goes on.
     pub linger: Option<Duration>,
     /// Keep-alive probes (`SO_KEEPALIVE`), off unless set.
     pub keepalive: Option<KeepAlive>,
-    /// How long data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None` or zero: until R2.
+    /// How long data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`, the default, or zero:
+    /// until R2, which [`Config::retries`] sets.
     pub user_timeout: Option<Duration>,
-    /// The algorithm (`TCP_CONGESTION`).
+    /// The algorithm (`TCP_CONGESTION`): CUBIC.
     pub congestion: Congestion,
-    /// Upper limit of the MSS announced and used (`TCP_MAXSEG`): 88 to 32,767 bytes.
+    /// Upper limit of the MSS announced and used (`TCP_MAXSEG`): `None`, for what the MTU allows,
+    /// or 88 to 32,767 bytes.
     pub mss: Option<u16>,
     /// A fixed size for the receive buffer in bytes (`SO_RCVBUF`), in place of autotuning: 1,152 to
     /// 2^30. One that is to be larger than what buffers grow to must be set before connecting or
@@ -383,7 +386,8 @@ setters! {
     /// Time that a connection without an owner waits in FIN-WAIT-2: 60 s, 0 to 1 h. Linux:
     /// `tcp_fin_timeout`.
     fin_timeout: Duration = |time| time.min(Duration::from_secs(3600));
-    /// Longest delay of an acknowledgement: 40 ms, 0 to 500 ms (RFC 9293 §3.8.6.3).
+    /// Longest delay of an acknowledgement: 40 ms, 0 to 499 ms (RFC 9293 §3.8.6.3 wants less than
+    /// half a second).
     delayed_ack: Duration = |delay| delay.min(Duration::from_millis(499));
     /// Selective acknowledgement (RFC 2018): on. Linux: `tcp_sack`.
     sack: bool = |on| on;

@@ -188,7 +188,7 @@ impl ChannelEnd {
         &self.sender
     }
 
-    /// See [`PacketReceiver::recv`].
+    /// See [`PacketReceiver::recv`]. Cancel safe.
     pub async fn recv(&mut self) -> Option<Bytes> {
         self.receiver.recv().await
     }
@@ -198,7 +198,7 @@ impl ChannelEnd {
         self.receiver.try_recv()
     }
 
-    /// See [`PacketSender::send`].
+    /// See [`PacketSender::send`]. Cancel safe: a cancelled call has sent nothing.
     ///
     /// # Errors
     /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the stack is gone.
@@ -267,7 +267,7 @@ pub struct PacketSender {
 
 impl PacketSender {
     /// Hands a whole IP packet, with all checksums in their place, to the stack; waits while the
-    /// queue is full. Cancel-safe: a cancelled call has sent nothing.
+    /// queue is full. Cancel safe: a cancelled call has sent nothing.
     ///
     /// A packet that is empty or larger than the MTU is dropped and counted.
     ///
@@ -278,7 +278,7 @@ impl PacketSender {
     }
 
     /// Like [`send`](Self::send), for a packet with metadata: a checksum that was verified
-    /// elsewhere, a super-packet.
+    /// elsewhere, a super-packet. Cancel safe: a cancelled call has sent nothing.
     ///
     /// # Errors
     /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the stack is gone.
@@ -362,18 +362,19 @@ pub struct PacketReceiver {
 
 impl PacketReceiver {
     /// The next whole IP packet from the stack, in one piece; `None` when the stack is gone and all
-    /// is received. Cancel-safe.
+    /// is received. Cancel safe.
     pub async fn recv(&mut self) -> Option<Bytes> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// The next packet with its metadata, as the stack made it: headers and payload apart.
+    /// The next packet with its metadata, as the stack made it: headers and payload apart; `None`
+    /// when the stack is gone and all is received. Cancel safe.
     pub async fn recv_packet(&mut self) -> Option<Packet> {
         poll_fn(|cx| self.queue.poll_pop(cx)).await
     }
 
     /// Waits for at least one packet, then appends up to `max` to `packets`: their number, or zero
-    /// when the stack is gone. Cancel-safe.
+    /// when the stack is gone. Cancel safe.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, max: usize) -> usize {
         poll_fn(|cx| self.queue.poll_pop_many(cx, packets, max)).await
     }

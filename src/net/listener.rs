@@ -46,6 +46,8 @@ impl TcpListener {
     /// Listens on the [current stack](Stack::current), on the first of the addresses that can be
     /// bound. Port 0 picks a free one. Remains of closed connections to the port do not hinder.
     ///
+    /// Cancel safe: a dropped future listens nowhere.
+    ///
     /// # Errors
     /// That of the last address: `AddrInUse`, `AddrNotAvailable` (not an address of the stack).
     /// `InvalidInput`: there is no address, or it cannot be read as one. Or there is no current

@@ -187,7 +187,7 @@ fn reunite(read: OwnedReadHalf, write: OwnedWriteHalf) -> Result<TcpStream, Reun
 macro_rules! both_halves {
     ($($half:ty)*) => {$(
         impl $half {
-            /// As [`TcpStream::ready`].
+            /// As [`TcpStream::ready`]. Cancel safe.
             ///
             /// # Errors
             /// As [`TcpStream::ready`].
@@ -218,7 +218,7 @@ macro_rules! both_halves {
 macro_rules! read_halves {
     ($($half:ty)*) => {$(
         impl $half {
-            /// As [`TcpStream::readable`].
+            /// As [`TcpStream::readable`]. Cancel safe.
             ///
             /// # Errors
             /// As [`TcpStream::readable`].
@@ -250,7 +250,7 @@ macro_rules! read_halves {
                 self.as_ref().try_read_buf(buf)
             }
 
-            /// As [`TcpStream::peek`].
+            /// As [`TcpStream::peek`]. Cancel safe.
             ///
             /// # Errors
             /// As [`TcpStream::peek`].
@@ -270,7 +270,7 @@ macro_rules! read_halves {
                 self.as_ref().poll_peek(cx, buf)
             }
 
-            /// As [`TcpStream::read_chunk`].
+            /// As [`TcpStream::read_chunk`]. Cancel safe.
             ///
             /// # Errors
             /// As [`TcpStream::read_chunk`].
@@ -331,7 +331,7 @@ macro_rules! read_halves {
 macro_rules! write_halves {
     ($($half:ty)*) => {$(
         impl $half {
-            /// As [`TcpStream::writable`].
+            /// As [`TcpStream::writable`]. Cancel safe.
             ///
             /// # Errors
             /// As [`TcpStream::writable`].
@@ -355,7 +355,7 @@ macro_rules! write_halves {
                 self.as_ref().try_write_vectored(bufs)
             }
 
-            /// As [`TcpStream::write_chunk`].
+            /// As [`TcpStream::write_chunk`]: when the future is dropped, a part may have been written.
             ///
             /// # Errors
             /// As [`TcpStream::write_chunk`].

@@ -92,7 +92,7 @@ impl Stack {
     }
 
     /// Listens on the first of the addresses that can be bound, as
-    /// [`TcpListener::bind`] does on the current stack.
+    /// [`TcpListener::bind`] does on the current stack. Cancel safe.
     ///
     /// # Errors
     /// As [`TcpListener::bind`].
@@ -108,7 +108,8 @@ impl Stack {
     }
 
     /// Opens a connection to the first of the addresses that answers, as
-    /// [`TcpStream::connect`] does from the current stack.
+    /// [`TcpStream::connect`] does from the current stack. Cancel safe: dropping the future abandons
+    /// the attempt.
     ///
     /// # Errors
     /// As [`TcpStream::connect`].
@@ -153,7 +154,7 @@ impl Stack {
     }
 
     /// A UDP socket on the first of the addresses that can be bound, as
-    /// [`UdpSocket::bind`] makes it on the current stack.
+    /// [`UdpSocket::bind`] makes it on the current stack. Cancel safe.
     ///
     /// # Errors
     /// As [`UdpSocket::bind`].
@@ -180,8 +181,8 @@ impl Stack {
 
     /// UDP to any destination, as one handle for each pair of addresses: what a proxy wants that
     /// holds a socket upstream for each of its clients. There may be 65,536 at one time, of which
-    /// 1,024 wait to be taken: datagrams that would begin more are dropped. Bound sockets go first. While the stream or
-    /// one of its flows exists, the stack takes UDP for every unicast address.
+    /// 1,024 wait to be taken: datagrams that would begin more are dropped. Bound sockets go first.
+    /// While the stream or one of its flows exists, the stack takes UDP for every unicast address.
     ///
     /// ```no_run
     /// # async fn example(stack: synack::Stack) -> std::io::Result<()> {
@@ -268,7 +269,7 @@ impl Stack {
         &self.shared.addresses
     }
 
-    /// All listeners and connections: what `netstat` shows.
+    /// All listeners, connections and UDP sockets: what `netstat` shows. Cancel safe.
     ///
     /// # Errors
     /// The stack has ended.
@@ -276,7 +277,7 @@ impl Stack {
         self.ask(Command::Sockets).await
     }
 
-    /// What has been counted so far.
+    /// What has been counted so far. Cancel safe.
     ///
     /// # Errors
     /// The stack has ended.

@@ -366,7 +366,8 @@ impl TcpStream {
         Ok(())
     }
 
-    /// Takes as much off the front of `chunk` as there is room for, without copying it.
+    /// Takes as much off the front of `chunk` as there is room for; a large one without copying it,
+    /// as [`write_chunk`](Self::write_chunk) does.
     ///
     /// # Errors
     /// As [`try_write`](Self::try_write).

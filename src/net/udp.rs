@@ -60,6 +60,8 @@ impl UdpSocket {
     /// Binds a socket of the [current stack](Stack::current) to the first of the addresses that can
     /// be bound. Port 0 picks a free one. UDP has ports of its own, apart from those of TCP.
     ///
+    /// Cancel safe: a dropped future has bound nothing.
+    ///
     /// # Errors
     /// That of the last address: `AddrInUse`, `AddrNotAvailable` (not an address of the stack).
     /// `InvalidInput`: there is no address, or it cannot be read as one. Or there is no current
@@ -88,7 +90,7 @@ impl UdpSocket {
     }
 
     /// Sends to the first of the addresses that can be reached from now on, and receives from nobody
-    /// else. May be done again.
+    /// else. May be done again. Cancel safe: only names that have to be looked up make it wait.
     ///
     /// # Errors
     /// That of the last address: `NetworkUnreachable`, `EAFNOSUPPORT` (97) for one of IPv6 on a
@@ -307,7 +309,7 @@ impl UdpSocket {
         self.try_recv_from(buf).map(|(len, _)| len)
     }
 
-    /// [`recv`](Self::recv) into the spare part of a buffer, which it advances.
+    /// [`recv`](Self::recv) into the spare part of a buffer, which it advances. Cancel safe.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -356,7 +358,8 @@ impl UdpSocket {
             .map(|datagram| copy_out(&datagram, buf))
     }
 
-    /// [`recv_from`](Self::recv_from) into the spare part of a buffer, which it advances.
+    /// [`recv_from`](Self::recv_from) into the spare part of a buffer, which it advances. Cancel
+    /// safe.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -399,7 +402,7 @@ impl UdpSocket {
         self.try_peek_from(buf).map(|(len, _)| len)
     }
 
-    /// [`peek`](Self::peek) with the address of the sender.
+    /// [`peek`](Self::peek) with the address of the sender. Cancel safe.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -431,7 +434,7 @@ impl UdpSocket {
             .map(|datagram| copy_out(&datagram, buf))
     }
 
-    /// Who has sent the next datagram, which stays where it is.
+    /// Who has sent the next datagram, which stays where it is. Cancel safe.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
