@@ -443,3 +443,19 @@ fn f17_dropping_a_stream_in_close_wait_leaves_nothing_in_the_end() {
     s.wait(Duration::from_secs(110));
     assert_eq!(states(&s), []);
 }
+
+#[test]
+fn of_two_fins_before_their_turn_the_first_in_the_stream_counts() {
+    let fins = ["F. 11:21(10)", "F. 31:31(0)"];
+    for [first, second] in [fins, [fins[1], fins[0]]] {
+        let mut s = Script::accepted(Config::default());
+        s.recv(&format!("{first} ack 1 win 65535"));
+        s.recv(&format!("{second} ack 1 win 65535"));
+        s.drain();
+        s.recv("P. 1:11(10) ack 1 win 65535");
+        assert_eq!(s.drain().last().unwrap().text[..16], *". 1:1(0) ack 22 ");
+        assert_eq!(s.state(), Some(State::CloseWait));
+        assert_eq!(s.read().unwrap(), pattern(0, 20));
+        assert_eq!(s.read().unwrap(), []);
+    }
+}

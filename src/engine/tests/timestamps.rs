@@ -79,6 +79,29 @@ fn paws_drops_old_duplicates_and_answers() {
 }
 
 #[test]
+fn paws_answers_old_segments_that_bring_nothing_twice_a_second() {
+    // As often as anybody asks, two who believe each other to be old would never stop.
+    for old in [
+        ". 11:11(0) ack 1 win 65535 <TS val 199 ecr 0>",
+        "S 11:11(0) win 65535 <mss 1000,TS val 199 ecr 0>",
+    ] {
+        let mut s = open(100);
+        assert_eq!(data(&mut s, 1..11, 200), Some(200));
+        for _ in 0..2 {
+            s.recv(old);
+            let sent = s.next().expect("a challenge");
+            assert!(sent.text.starts_with(". 1:1(0) ack 11"), "{}", sent.text);
+            s.recv(old);
+            s.wait_ms(499);
+            s.recv(old);
+            s.silence();
+            s.wait_ms(1);
+        }
+        assert_eq!((s.counters().drop_paws, s.counters().limited), (6, 4));
+    }
+}
+
+#[test]
 fn paws_lets_resets_through() {
     let mut s = open(100);
     s.recv("R. 1:1(0) ack 1 win 0 <TS val 1 ecr 0>");
