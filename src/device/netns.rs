@@ -74,6 +74,13 @@ fn set_loopback_up() -> io::Result<()> {
     RtNetlink::new()?.set_link(LOOPBACK, None, None, true)
 }
 
+/// Whether the file stands for a namespace, and one of this kind.
+fn is_network_namespace(file: &File) -> bool {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703; // `linux/nsfs.h`; Linux 4.11.
+    // SAFETY: a request without an argument, on a descriptor that we hold.
+    unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET }
+}
+
 /// Says how to get what the system refused.
 fn explain(error: io::Error) -> io::Error {
     let text = match error.kind() {
@@ -148,10 +155,15 @@ impl NetNs {
     ///
     /// # Errors
     /// [`NotFound`](io::ErrorKind::NotFound): there is none of that name.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput): there is something else.
     pub fn open(name: impl AsRef<Path>) -> io::Result<Self> {
         let path = Path::new(NAMED).join(name); // An absolute path stays as it is.
         match File::open(&path) {
-            Ok(file) => Ok(Self::from(OwnedFd::from(file))),
+            Ok(file) if is_network_namespace(&file) => Ok(Self::from(OwnedFd::from(file))),
+            Ok(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} is no network namespace", path.display()),
+            )),
             Err(error) => Err(io::Error::new(
                 error.kind(),
                 format!("cannot open network namespace {}: {error}", path.display()),
@@ -254,5 +266,12 @@ mod tests {
         let error = NetNs::open("no-such-namespace").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains("/run/netns/no-such-namespace"));
+        NetNs::open("/proc/self/ns/net").unwrap();
+        // A directory, a file, and a namespace of another kind.
+        for other in ["/", "/proc/self/stat", "/proc/self/ns/mnt"] {
+            let error = NetNs::open(other).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{other}");
+            assert!(error.to_string().contains(other), "{error}");
+        }
     }
 }

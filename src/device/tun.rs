@@ -779,6 +779,13 @@ mod tests {
         assert_eq!(kind(Tun::builder().mtu(1279).address(v6)), invalid);
         let error = Tun::builder().mtu(67).build().unwrap_err().to_string();
         assert_eq!(error, "MTU 67: 68 to 65535 is allowed");
+        for packets in [0, 1_000_001, u32::MAX] {
+            assert_eq!(kind(Tun::builder().tx_queue_len(packets)), invalid);
+        }
+        for nobody in ["0.0.0.0/0", "224.0.0.1/4", "::/0", "ff02::1/64"] {
+            let builder = Tun::builder().address(nobody.parse().unwrap());
+            assert_eq!(kind(builder), invalid, "{nobody}");
+        }
 
         let Some(namespace) = namespace() else { return };
         let _tun = builder(&namespace).build().unwrap();

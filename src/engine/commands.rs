@@ -223,9 +223,9 @@ impl Engine {
         if !self.has_room_for_connection() {
             return Err(Failure::NoMemory);
         }
-        let unreachable =
-            !peer.ip().is_loopback() && !crate::wire::ip::is_unicast_destination(peer.ip());
-        if unreachable {
+        let one_host = crate::wire::ip::is_unicast_destination(peer.ip())
+            && !self.network.is_broadcast(peer.ip());
+        if !one_host && !peer.ip().is_loopback() {
             return Err(Failure::NetworkUnreachable);
         }
         if peer.port() == 0 {

@@ -2,8 +2,6 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use ipnet::IpNet;
-
 use crate::{
     engine::{
         Engine,
@@ -77,15 +75,7 @@ impl Engine {
 
     /// Our own address never comes in from outside (threat: LAND), and loopback neither.
     fn is_martian(&self, src: IpAddr) -> bool {
-        ip::is_martian_source(src) || self.is_ours(src) || self.is_broadcast(src)
-    }
-
-    /// Whether it means all hosts of one of our networks, which none of them is called.
-    fn is_broadcast(&self, ip: IpAddr) -> bool {
-        self.addresses.iter().any(|net| match net {
-            IpNet::V4(net) => net.prefix_len() < 31 && IpAddr::V4(net.broadcast()) == ip,
-            IpNet::V6(_) => false,
-        })
+        ip::is_martian_source(src) || self.is_ours(src) || self.network.is_broadcast(src)
     }
 
     /// Whether a packet is for us: for one of our addresses, or of a protocol of which we end all.
@@ -96,7 +86,7 @@ impl Engine {
             _ => false,
         };
         ip::is_unicast_destination(ip.dst)
-            && (self.is_ours(ip.dst) || any && !self.is_broadcast(ip.dst))
+            && (self.is_ours(ip.dst) || any && !self.network.is_broadcast(ip.dst))
     }
 
     /// A packet that we sent to ourselves.

@@ -56,6 +56,15 @@ impl Network {
         &self.udp_ports
     }
 
+    /// Whether it means all hosts of the network, which none of them is called.
+    pub(crate) fn is_broadcast_of(net: &IpNet, ip: IpAddr) -> bool {
+        match net {
+            // RFC 3021: where two addresses are all there is, each is a host's.
+            IpNet::V4(net) => net.prefix_len() < 31 && IpAddr::V4(net.broadcast()) == ip,
+            IpNet::V6(_) => false,
+        }
+    }
+
     /// Whether a datagram or an echo to `peer` fits in one packet: nothing is fragmented.
     ///
     /// # Errors
@@ -77,6 +86,13 @@ impl Network {
     /// Whether packets to this address come back to the stack itself.
     pub(crate) fn is_local(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.addresses.iter().any(|net| net.addr() == ip)
+    }
+
+    /// Whether it means all hosts of one of our networks.
+    pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
+        self.addresses
+            .iter()
+            .any(|net| Self::is_broadcast_of(net, ip))
     }
 
     /// The address from which packets to `peer` are sent: of its network, else the first of its

@@ -28,6 +28,7 @@ use crate::{
     link::{Command, Doorbell, Network, Ports},
     packet::PACKET_MAX,
     reactor::{Reactor, Status},
+    wire::ip::is_unicast_destination,
 };
 
 use super::{
@@ -362,6 +363,7 @@ impl Stack {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         };
+        let nobody = nobody || self.network().is_broadcast(peer.ip());
         match peer.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ok((Ipv4Addr::LOCALHOST, peer.port()).into()),
             IpAddr::V6(ip) if ip.is_unspecified() => Ok((Ipv6Addr::LOCALHOST, peer.port()).into()),
@@ -522,12 +524,14 @@ impl Builder {
                 "a stack needs at least one address: call `address` before `spawn`",
             ));
         }
-        let no_host = |ip: &IpAddr| {
-            ip.is_unspecified() || ip.is_multicast() || *ip == IpAddr::from([255, 255, 255, 255])
+        // Nobody would answer it: it counts as that of many, or of none.
+        let no_host = |net: &&IpNet| {
+            let ip = net.addr();
+            Network::is_broadcast_of(net, ip) || !ip.is_loopback() && !is_unicast_destination(ip)
         };
-        if let Some(ip) = self.addresses.iter().map(IpNet::addr).find(no_host) {
-            let allowed = "an address that a host can have";
-            return Err(options::invalid("address of a stack", ip, allowed));
+        if let Some(net) = self.addresses.iter().find(no_host) {
+            let allowed = "an address that a host can have in its network";
+            return Err(options::invalid("address of a stack", net, allowed));
         }
         let has_v6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
         let min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };

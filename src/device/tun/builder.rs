@@ -1,6 +1,13 @@
 //! Makes a TUN device and sets it up.
 
-use std::{io, os::fd::AsRawFd, thread, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+    os::fd::AsRawFd,
+    thread,
+    time::Duration,
+};
 
 use ::tun::AbstractDevice;
 use ipnet::IpNet;
@@ -18,6 +25,8 @@ const MTU_MIN_V6: usize = 1280;
 
 /// Linux's 500 packets overflow inside the host before a sender on it is held back.
 const TX_QUEUE_LEN: u32 = 5000;
+/// The kernel reserves memory for each at once.
+const TX_QUEUE_LENS: RangeInclusive<u32> = 1..=1_000_000;
 
 /// How long, and how often, we wait for the kernel to take an address into use.
 const ADDRESS_WAIT: Duration = Duration::from_millis(1);
@@ -91,7 +100,8 @@ impl TunBuilder {
         self
     }
 
-    /// Packets that the kernel queues for us before it drops (`txqueuelen`): 5,000 by default.
+    /// Packets that the kernel queues for us before it drops (`txqueuelen`): 5,000 by default, 1 to
+    /// 1,000,000.
     pub fn tx_queue_len(mut self, packets: u32) -> Self {
         self.tx_queue_len = Some(packets);
         self
@@ -110,7 +120,8 @@ impl TunBuilder {
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): it takes `CAP_NET_ADMIN`;
     /// - [`NotFound`](io::ErrorKind::NotFound): there is no `/dev/net/tun`;
     /// - [`ResourceBusy`](io::ErrorKind::ResourceBusy): another program is attached to the device;
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): the name or the MTU is out of range.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): the name, the MTU, an address or the
+    ///   transmit queue is out of range.
     pub fn build(self) -> io::Result<Tun> {
         self.check()?;
         match &self.namespace {
@@ -139,7 +150,27 @@ impl TunBuilder {
                 "MTU {mtu}: {min} to {PACKET_MAX} is allowed{}",
                 if has_v6 { " with an IPv6 address" } else { "" }
             ))),
-            _ => Ok(()),
+            _ => self.check_queue_and_addresses(),
+        }
+    }
+
+    fn check_queue_and_addresses(&self) -> io::Result<()> {
+        // The kernel takes 0 as well, and then drops every packet to us.
+        if let Some(packets) = self.tx_queue_len.filter(|len| !TX_QUEUE_LENS.contains(len)) {
+            let (min, max) = (TX_QUEUE_LENS.start(), TX_QUEUE_LENS.end());
+            return Err(invalid(format!(
+                "transmit queue of {packets} packets: {min} to {max} is allowed"
+            )));
+        }
+        // Or it takes the address and forgets it.
+        let no_host = |ip: IpAddr| {
+            ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
+        };
+        match self.addresses.iter().find(|net| no_host(net.addr())) {
+            Some(net) => Err(invalid(format!(
+                "address {net}: an address that a host can have is allowed"
+            ))),
+            None => Ok(()),
         }
     }
 

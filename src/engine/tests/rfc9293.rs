@@ -155,7 +155,12 @@ fn must44_the_source_address_is_of_the_peers_family_and_must45_stays() {
 
 #[test]
 fn must46_a_connect_to_what_is_no_host_fails_at_once() {
-    for peer in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80"] {
+    for peer in [
+        "224.0.0.1:80",
+        "255.255.255.255:80",
+        "192.168.255.255:80",
+        "[ff02::1]:80",
+    ] {
         let mut s = Script::new(Config::default());
         let refused = s.engine.connect(peer.parse().unwrap(), s.now);
         assert_eq!(

@@ -109,7 +109,7 @@ impl DatagramLink {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         };
-        if nobody {
+        if nobody || self.network.is_broadcast(peer.ip()) {
             return Err(unreachable(peer.ip()));
         }
         Ok(peer)

@@ -127,6 +127,7 @@ async fn addresses_that_cannot_work_are_refused() {
         kind("255.255.255.255:1").await,
         ErrorKind::NetworkUnreachable
     );
+    assert_eq!(kind("10.0.0.255:1").await, ErrorKind::NetworkUnreachable);
     assert_eq!(kind("[ff02::1]:1").await, ErrorKind::NetworkUnreachable);
     assert_eq!(kind("10.0.0.2:0").await, ErrorKind::InvalidInput);
     let none = any.send_to(b"x", empty).await.unwrap_err();

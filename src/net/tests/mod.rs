@@ -232,6 +232,7 @@ async fn addresses_that_cannot_work_are_refused_with_tokios_kinds() {
     let kind = async |addr: &str| client.connect(addr).await.unwrap_err().kind();
     assert_eq!(kind("10.0.0.1").await, ErrorKind::InvalidInput);
     assert_eq!(kind("224.0.0.1:80").await, ErrorKind::NetworkUnreachable);
+    assert_eq!(kind("10.0.0.255:80").await, ErrorKind::NetworkUnreachable);
     let empty: &[SocketAddr] = &[];
     let error = client.connect(empty).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -281,8 +282,20 @@ async fn what_a_stack_cannot_be_made_of_is_named() {
     assert!(text.contains("1279") && text.contains("1280"), "{text}");
     let v4 = Stack::builder().address("10.0.0.1/24".parse().unwrap());
     assert!(spawn(v4, 67).contains("68"));
-    let nobody = Stack::builder().address("0.0.0.0/0".parse().unwrap());
-    assert!(spawn(nobody, 1500).contains("0.0.0.0"));
+    // None, many, or what cannot come from any host.
+    for nobody in [
+        "0.0.0.0/0",
+        "224.0.0.1/4",
+        "240.0.0.1/8",
+        "255.255.255.255/32",
+        "10.0.0.255/24",
+        "::/0",
+        "ff02::1/64",
+        "::ffff:10.0.0.1/128",
+    ] {
+        let text = spawn(Stack::builder().address(nobody.parse().unwrap()), 1500);
+        assert!(text.contains(nobody), "{text}");
+    }
 }
 
 #[test]
