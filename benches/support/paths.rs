@@ -23,7 +23,8 @@ pub(crate) struct Path {
     /// Slow enough for all runs to be at once; by algorithms that take every loss for congestion.
     slow: bool,
     lossy_slow: bool,
-    /// As many times the runs, where it is a matter of chance when slow start ends.
+    /// As many times the runs, where it is a matter of chance when slow start ends, and whether it
+    /// overflows the queue: then a run is one of two kinds, and all that tells is the mean of many.
     more: u64,
     /// Fast enough to need the processors for itself.
     alone: bool,
@@ -83,8 +84,8 @@ impl Path {
         }
     }
 
-    fn twice(self) -> Self {
-        Self { more: 2, ..self }
+    fn times(self, more: u64) -> Self {
+        Self { more, ..self }
     }
 
     fn slow(self, time: u64) -> Self {
@@ -127,14 +128,20 @@ pub(crate) fn grid() -> Vec<Path> {
         path("1G 10ms", g1(), |p| p).alone(),
         path("1G 10ms 0.1%", g1(), |p| p.loss(0.001))
             .alone()
-            .lossy_by_seeds(10),
-        path("1G 10ms 1%", g1(), |p| p.loss(0.01)).alone().lossy(30),
+            .lossy_by_seeds(10)
+            .times(2),
+        path("1G 10ms 1%", g1(), |p| p.loss(0.01))
+            .alone()
+            .lossy(30)
+            .times(2),
         path("20M 66ms, 1% late", wire(20, 66 * MS), |p| {
             p.reorder(0.01, 4 * MS)
         })
         .slow(20)
-        .twice(),
-        path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS)).twice(),
+        .times(2),
+        path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS))
+            .lasting(3)
+            .times(4),
         path("100M 50ms, bursts", m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
@@ -159,7 +166,7 @@ const ENDS: [(Side, Side); 4] = [
     (Side::Synack, Side::Synack),
 ];
 
-/// What a path made of one combination of ends: medians.
+/// What a path made of one combination of ends: means, and the median of short transfers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
     /// Mbit/s.
@@ -183,6 +190,11 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
         n if n % 2 == 1 => values[half],
         _ => (values[half - 1] + values[half]) / 2.0,
     }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, n), value| (sum + value, n + 1.0));
+    sum / count
 }
 
 /// Runs all of `jobs`, at once or one after the other.
@@ -217,7 +229,7 @@ impl Path {
         }
     }
 
-    /// The figures of the four combinations of ends, medians of `runs` runs.
+    /// The figures of the four combinations of ends, of `runs` runs or as many times more.
     fn compare(&self, congestion: Congestion, runs: u64) -> io::Result<[Figures; 4]> {
         let seeds = (1..=runs * self.more).map(|run| run * 7);
         let jobs: Vec<_> = seeds
@@ -242,13 +254,14 @@ impl Path {
         }
         Ok(std::array::from_fn(|at| {
             let of = |value: fn(&Outcome) -> f64| {
-                median(streams.iter().skip(at).step_by(ENDS.len()).map(value))
+                mean(streams.iter().skip(at).step_by(ENDS.len()).map(value))
             };
             let small = small.iter().skip(at).step_by(ENDS.len()).flatten();
+            let percent = 100.0 / of(|run| run.bytes).max(1.0);
             Figures {
                 goodput: of(|run| run.goodput / 1e6),
-                again: of(|run| run.retransmitted as f64 * 100.0 / run.bytes.max(1.0)),
-                little: of(|run| 15_000.0 * 100.0 / run.bytes.max(1.0)),
+                again: of(|run| run.retransmitted as f64) * percent,
+                little: 15_000.0 * percent,
                 small: median(small.map(|time| time.as_secs_f64() * 1e3)),
                 large: of(|run| run.large.map_or(f64::INFINITY, |at| at.as_secs_f64() * 1e3)),
             }
@@ -332,7 +345,7 @@ impl Selection {
 /// Prints the table.
 pub(crate) fn table(selection: &Selection) -> io::Result<()> {
     println!(
-        "Linux (L) and synack (S) on the same link, sender first; medians of {} runs.",
+        "Linux (L) and synack (S) on the same link, sender first; {} runs or a multiple.",
         selection.runs
     );
     println!("Asked of synack over L-L: goodput >= 0.95, sent again <= 1.2, times <= 1.05.");
