@@ -317,6 +317,27 @@ mod tests {
     }
 
     #[test]
+    fn full_sized_is_the_largest_segment_or_a_smaller_one_that_came_twice() {
+        let mut rcv = recv();
+        for (len, is_end, mss) in [
+            (1000, false, 1000),
+            (600, true, 1000),
+            (600, true, 600),
+            (1000, false, 1000),
+            // So small, and the end of something: that it came twice says nothing.
+            (200, true, 1000),
+            (200, true, 1000),
+            (200, false, 1000),
+            (200, false, 200),
+            (80, false, 200),
+            (80, false, 200),
+        ] {
+            rcv.measure_segment(len, is_end);
+            assert_eq!(rcv.mss, mss, "{len}, {is_end}");
+        }
+    }
+
+    #[test]
     fn the_edge_moves_only_when_it_is_worth_it_and_never_left() {
         let mut rcv = recv();
         rcv.mss = 100;

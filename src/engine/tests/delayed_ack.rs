@@ -241,3 +241,16 @@ fn after_a_repetition_sixteen_segments_are_acknowledged_at_once() {
     segment(&mut s, &mut next, ".", 1000);
     s.silence();
 }
+
+#[test]
+fn who_answers_acknowledges_at_once_what_comes_behind_a_repetition() {
+    let (mut s, mut next) = warm();
+    s.write(0, 10);
+    s.sent(&format!("P. 1:11(10) ack {next}"));
+    data(&mut s, &mut next, 10);
+    s.silence();
+    s.recv(&format!(". {}:{next}(10) ack 1 win 65535", next - 10));
+    s.next().unwrap();
+    data(&mut s, &mut next, 10);
+    s.sent(&format!(". 11:11(0) ack {next}"));
+}

@@ -217,3 +217,18 @@ fn a_connection_that_was_made_small_is_the_same_when_something_happens() {
     s.recv("F. 1011:1011(0) ack 5002 win 501 <TS val 133 ecr 0>");
     s.sent(". 5002:5002(0) ack 1012");
 }
+
+#[test]
+fn what_is_held_out_of_order_makes_room_for_what_is_in_order_and_not_read() {
+    let mut s = Script::accepted(Config::default());
+    s.recv(". 1:2001(2000) ack 1 win 65535");
+    for at in (3001..50_000).step_by(1000) {
+        s.recv(&format!(". {at}:{}(1000) ack 1 win 65535", at + 1000));
+    }
+    // There is no more memory than is in use, and a connection's own is full.
+    let held = held(&s.engine);
+    s.engine.doorbell().budget().set_limit(held);
+    s.recv(". 2001:3001(1000) ack 1 win 65535");
+    assert!(s.info().received >= 3000, "{}", s.info().received);
+    assert_eq!(s.counters().drop_memory, 0);
+}
