@@ -22,10 +22,10 @@ thread_local! {
     static NEXT_ENTRY: Cell<u64> = const { Cell::new(0) };
 }
 
-static DEFAULT: OnceLock<Default> = OnceLock::new();
+static DEFAULT: OnceLock<Fallback> = OnceLock::new();
 
 /// What is current where nothing else is.
-enum Default {
+enum Fallback {
     Process(Stack),
     Runtimes(OfRuntimes),
 }
@@ -107,7 +107,7 @@ impl Stack {
             .try_with(Self::clone)
             .ok()
             .or_else(entered)
-            .map_or_else(default, Ok)
+            .map_or_else(fallback, Ok)
     }
 
     /// The same future, for which this is the [current](Self::current) stack at each poll.
@@ -144,7 +144,7 @@ impl Stack {
     /// # Errors
     /// `AlreadyExists` if the process has a default already.
     pub fn set_default(&self) -> io::Result<()> {
-        set(Default::Process(self.clone()))
+        set(Fallback::Process(self.clone()))
     }
 
     /// Gives each runtime a stack of its own, [current](Self::current) wherever no other is: `make`
@@ -183,15 +183,15 @@ impl Stack {
     where
         F: Fn() -> io::Result<Self> + Send + Sync + 'static,
     {
-        set(Default::Runtimes(OfRuntimes {
+        set(Fallback::Runtimes(OfRuntimes {
             make: Box::new(make),
             made: Mutex::default(),
         }))
     }
 }
 
-fn set(default: Default) -> io::Result<()> {
-    DEFAULT.set(default).map_err(|_| {
+fn set(fallback: Fallback) -> io::Result<()> {
+    DEFAULT.set(fallback).map_err(|_| {
         io::Error::new(
             io::ErrorKind::AlreadyExists,
             "the process has a default stack already, and it cannot be replaced",
@@ -199,10 +199,10 @@ fn set(default: Default) -> io::Result<()> {
     })
 }
 
-fn default() -> io::Result<Stack> {
+fn fallback() -> io::Result<Stack> {
     match DEFAULT.get() {
-        Some(Default::Process(stack)) => Ok(stack.clone()),
-        Some(Default::Runtimes(runtimes)) => runtimes.current(),
+        Some(Fallback::Process(stack)) => Ok(stack.clone()),
+        Some(Fallback::Runtimes(runtimes)) => runtimes.current(),
         None => Err(io::Error::other(
             "no synack stack is current here: run the future inside of `stack.scope(future)`, \
              hold the guard of `stack.enter()`, or call `stack.set_default()` once in the process",
