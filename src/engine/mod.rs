@@ -398,7 +398,7 @@ impl Engine {
     fn route(&mut self, packet: Packet, to: IpAddr) {
         if self.network.is_local(to) {
             self.looped.push_back(packet);
-        } else {
+        } else if self.may_answer() {
             self.answer(packet);
         }
     }
@@ -560,8 +560,7 @@ impl Engine {
     /// Queues a segment that no connection sends. `false` if too many wait already: then it is
     /// counted as held back, and is not to be counted as what it would have been.
     fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) -> bool {
-        if self.answers.len() >= ANSWERS_MAX && !self.network.is_local(tuple.peer().ip()) {
-            self.counters.limited += 1;
+        if !self.network.is_local(tuple.peer().ip()) && !self.may_answer() {
             return false;
         }
         if let Some(packet) = self.packet(
@@ -576,12 +575,15 @@ impl Engine {
         true
     }
 
-    /// Queues a packet that belongs to no connection.
+    /// Whether one more answer may wait for the device. What may not is counted as held back.
+    fn may_answer(&mut self) -> bool {
+        let has_room = self.answers.len() < ANSWERS_MAX;
+        self.counters.limited += u64::from(!has_room);
+        has_room
+    }
+
+    /// Queues a packet that belongs to no connection, and that [may](Self::may_answer) be.
     fn answer(&mut self, packet: Packet) {
-        if self.answers.len() >= ANSWERS_MAX {
-            self.counters.limited += 1;
-            return;
-        }
         self.counters.packets_sent += 1;
         self.answers.push_back(packet);
     }
