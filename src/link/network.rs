@@ -88,6 +88,11 @@ impl Network {
         ip.is_loopback() || self.addresses.iter().any(|net| net.addr() == ip)
     }
 
+    /// Whether it means many hosts: a multicast or a broadcast address.
+    pub(crate) fn is_for_many(&self, ip: IpAddr) -> bool {
+        ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_broadcast(ip)
+    }
+
     /// Whether it means all hosts of one of our networks.
     pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
         self.addresses

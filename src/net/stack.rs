@@ -359,15 +359,10 @@ impl Stack {
         // Addresses that packets can go out from.
         let mut outward = self.addresses().iter().map(IpNet::addr);
         let of_family = outward.any(|ip| !ip.is_loopback() && ip.is_ipv4() == peer.is_ipv4());
-        let nobody = match peer.ip() {
-            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_multicast(),
-        };
-        let nobody = nobody || self.network().is_broadcast(peer.ip());
         match peer.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ok((Ipv4Addr::LOCALHOST, peer.port()).into()),
             IpAddr::V6(ip) if ip.is_unspecified() => Ok((Ipv6Addr::LOCALHOST, peer.port()).into()),
-            ip if ip.is_loopback() || of_family && !nobody => Ok(peer),
+            ip if ip.is_loopback() || of_family && !self.network().is_for_many(ip) => Ok(peer),
             _ => Err(io::Error::new(
                 io::ErrorKind::NetworkUnreachable,
                 format!(

@@ -105,11 +105,7 @@ impl DatagramLink {
             };
             peer.set_ip(loopback);
         }
-        let nobody = match peer.ip() {
-            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_multicast(),
-        };
-        if nobody || self.network.is_broadcast(peer.ip()) {
+        if self.network.is_for_many(peer.ip()) {
             return Err(unreachable(peer.ip()));
         }
         Ok(peer)
@@ -135,11 +131,8 @@ impl DatagramLink {
 
     /// What the socket for any destination sends may come from wherever a datagram can go to.
     fn check_foreign_source(&self, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
-        let nobody = match from.ip() {
-            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_multicast(),
-        };
-        if nobody || from.ip().is_unspecified() || from.is_ipv4() != to.is_ipv4() {
+        let nobody = from.ip().is_unspecified() || self.network.is_for_many(from.ip());
+        if nobody || from.is_ipv4() != to.is_ipv4() {
             return Err(invalid("not an address that a datagram can come from"));
         }
         if from.ip().is_loopback() && !self.network.is_local(to.ip()) {

@@ -331,6 +331,15 @@ async fn questions_to_any_server_are_answered_from_there() {
     let any = proxy.incoming_udp().unwrap();
     let taken = proxy.incoming_udp().unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    // Who is many, or none, or of the other family, has nothing to say.
+    for from in ["224.0.0.1:1", "10.0.0.255:1", "0.0.0.0:1", "[fd00::9]:1"] {
+        let refused = any.try_send_from_to(b"", addr(from), addr("10.0.0.2:1"));
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            ErrorKind::InvalidInput,
+            "{from}"
+        );
+    }
     let resolver = tokio::spawn(async move {
         for _ in 0..3 {
             let question = any.recv().await.unwrap();
