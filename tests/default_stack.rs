@@ -1,7 +1,7 @@
 //! Tests as they are written for `tokio::net`, each in a runtime of its own: nothing in them names a
 //! stack.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{io::ErrorKind, sync::Once, time::Duration};
 
@@ -21,7 +21,7 @@ fn make_default() {
     ONCE.call_once(|| {
         Stack::set_default_with(|| {
             let loopback = "127.0.0.1/8".parse().unwrap();
-            Stack::builder().address(loopback).spawn(Loopback)
+            Stack::builder().address(loopback).spawn(Loopback::new())
         })
         .unwrap();
     });
@@ -30,7 +30,7 @@ fn make_default() {
 /// A port, the same in all tests: each has a stack of its own.
 const SAME: &str = "127.0.0.1:80";
 
-/// What a server keeps for a second is asked for before and after.
+/// The server says how many seconds have gone by.
 #[tokio::test(start_paused = true)]
 async fn a_paused_clock_stands_still_for_both_ends() {
     make_default();
@@ -125,4 +125,14 @@ async fn a_stack_of_loopback_addresses_only_reaches_itself_and_nobody_else() {
         let error = TcpStream::connect(to).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{to}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_a_stack_over_loopback_is_dropped_and_counted() {
+    let builder = Stack::builder().address("10.0.0.1/24".parse().unwrap());
+    let stack = builder.spawn(Loopback::new()).unwrap();
+    let error = stack.connect("10.0.0.2:80").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    // A SYN, and six more of it.
+    assert_eq!(stack.counters().await.unwrap().drop_device, 7);
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{Capabilities, Device};
 use crate::packet::{PACKET_MAX, Packet};
 
-/// A device that nothing comes from, and that swallows what is sent.
+/// A device that nothing comes from, and that drops what is sent, and counts it.
 ///
 /// For a stack that talks to itself only, on its own addresses, 127.0.0.0/8 and ::1: that is how
 /// tests run which were written for the loopback of the operating system. The MTU is 65,535.
@@ -19,14 +19,23 @@ use crate::packet::{PACKET_MAX, Packet};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use synack::{Stack, device::Loopback};
 ///
-/// let stack = Stack::builder().address("127.0.0.1/8".parse()?).spawn(Loopback)?;
+/// let stack = Stack::builder().address("127.0.0.1/8".parse()?).spawn(Loopback::new())?;
 /// let listener = stack.listen("[::1]:0").await?;
 /// let stream = stack.connect(listener.local_addr()?).await?;
 /// # drop(stream);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Loopback;
+#[derive(Debug, Default)]
+pub struct Loopback {
+    drops: u64,
+}
+
+impl Loopback {
+    /// One end, with no other.
+    pub const fn new() -> Self {
+        Self { drops: 0 }
+    }
+}
 
 impl Device for Loopback {
     fn capabilities(&self) -> Capabilities {
@@ -51,7 +60,12 @@ impl Device for Loopback {
         _: &mut Context<'_>,
         packets: &mut VecDeque<Packet>,
     ) -> Poll<io::Result<()>> {
+        self.drops += packets.len() as u64;
         packets.clear();
         Poll::Ready(Ok(()))
+    }
+
+    fn drops(&self) -> u64 {
+        self.drops
     }
 }

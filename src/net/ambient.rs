@@ -161,7 +161,7 @@ impl Stack {
     /// // Once in the process, before the first test.
     /// Stack::set_default_with(|| {
     ///     let loopback = "127.0.0.1/8".parse().expect("an address");
-    ///     Stack::builder().address(loopback).spawn(Loopback)
+    ///     Stack::builder().address(loopback).spawn(Loopback::new())
     /// })?;
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -205,7 +205,8 @@ fn fallback() -> io::Result<Stack> {
         Some(Fallback::Runtimes(runtimes)) => runtimes.current(),
         None => Err(io::Error::other(
             "no synack stack is current here: run the future inside of `stack.scope(future)`, \
-             hold the guard of `stack.enter()`, or call `stack.set_default()` once in the process",
+             hold the guard of `stack.enter()`, or call `stack.set_default()` or \
+             `Stack::set_default_with()` once in the process",
         )),
     }
 }
