@@ -253,17 +253,18 @@ impl Path {
             streams.extend(each(jobs, at_once, |job| run(job).stream(time))?);
         }
         Ok(std::array::from_fn(|at| {
-            let of = |value: fn(&Outcome) -> f64| {
+            let of = |value: &dyn Fn(&Outcome) -> f64| {
                 mean(streams.iter().skip(at).step_by(ENDS.len()).map(value))
             };
             let small = small.iter().skip(at).step_by(ENDS.len()).flatten();
-            let percent = 100.0 / of(|run| run.bytes).max(1.0);
+            let percent = 100.0 / of(&|run| run.bytes).max(1.0);
             Figures {
-                goodput: of(|run| run.goodput / 1e6),
-                again: of(|run| run.retransmitted as f64) * percent,
+                goodput: of(&|run| run.goodput / 1e6),
+                again: of(&|run| run.retransmitted as f64) * percent,
                 little: 15_000.0 * percent,
                 small: median(small.map(|time| time.as_secs_f64() * 1e3)),
-                large: of(|run| run.large.map_or(f64::INFINITY, |at| at.as_secs_f64() * 1e3)),
+                // A run that did not get so far would have taken longer than it was given.
+                large: of(&|run| run.large.unwrap_or(time).as_secs_f64() * 1e3),
             }
         }))
     }
