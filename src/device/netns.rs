@@ -76,9 +76,8 @@ fn set_loopback_up() -> io::Result<()> {
 
 /// Whether the file stands for a namespace, and one of this kind.
 fn is_network_namespace(file: &File) -> bool {
-    const NS_GET_NSTYPE: libc::Ioctl = 0xb703; // `linux/nsfs.h`; Linux 4.11.
     // SAFETY: a request without an argument, on a descriptor that we hold.
-    unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET }
+    unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) == libc::CLONE_NEWNET }
 }
 
 /// Says how to get what the system refused.
