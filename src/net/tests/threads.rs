@@ -94,9 +94,13 @@ fn handles_may_be_dropped_and_shut_without_a_runtime() {
 #[test]
 fn a_writer_is_held_up_for_the_reactor_only_where_the_runtime_has_one_thread() {
     const BUFFER: usize = 1 << 20;
+    // Whole segments of 192 KiB, and how large these are depends on how long the handshake took.
     let builders = [
-        (runtime::Builder::new_current_thread(), 3 * 45 * 1448),
-        (runtime::Builder::new_multi_thread(), BUFFER),
+        (
+            runtime::Builder::new_current_thread(),
+            (96 << 10)..=(192 << 10),
+        ),
+        (runtime::Builder::new_multi_thread(), BUFFER..=BUFFER),
     ];
     for (mut runtime, expected) in builders {
         let runtime = runtime.enable_all().build().unwrap();
@@ -117,6 +121,7 @@ fn a_writer_is_held_up_for_the_reactor_only_where_the_runtime_has_one_thread() {
             });
             timeout(Duration::from_secs(60), task).await
         });
-        assert_eq!(written.unwrap().unwrap().unwrap(), expected);
+        let written = written.unwrap().unwrap().unwrap();
+        assert!(expected.contains(&written), "{written}");
     }
 }
