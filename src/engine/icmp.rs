@@ -37,14 +37,14 @@ const PLATEAUS: [u32; 8] = [
 impl Engine {
     pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
         match icmp::parse(&packet, ip) {
-            Ok(IcmpMessage::EchoRequest(echo)) => {
+            Ok(IcmpMessage::EchoRequest { echo, code }) => {
                 if !self.config.echo_reply || !self.limits.icmp.allows(now, &mut self.rng) {
                     self.counters.limited += 1;
                     return;
                 }
                 let ttl = self.config.options.ttl;
                 let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
-                let reply = icmp::echo_reply(ip, echo.ident, echo.sequence, payload, ttl);
+                let reply = icmp::echo_reply(ip, echo, code, payload, ttl);
                 self.counters.echo_replies += 1;
                 self.route(reply, ip.src);
             }

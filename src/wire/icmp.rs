@@ -51,7 +51,12 @@ const V6_REDIRECT: u8 = 137;
 pub(crate) enum IcmpMessage {
     /// Somebody asks whether we are there. The data to be returned lie [`HEADER_LEN`] behind the IP
     /// header.
-    EchoRequest(Echo),
+    EchoRequest {
+        /// Which of those that are asked.
+        echo: Echo,
+        /// Zero, but for those who want to know what we make of another.
+        code: u8,
+    },
     /// Somebody is there.
     EchoReply(Echo),
     /// Something is wrong with a packet that we have sent.
@@ -181,7 +186,8 @@ pub(crate) fn parse(packet: &Packet, ip: &IpHeader) -> Result<IcmpMessage, Malfo
     };
     let kind = match (ip.src.is_ipv4(), header[0]) {
         (true, V4_ECHO_REQUEST) | (false, V6_ECHO_REQUEST) => {
-            return Ok(IcmpMessage::EchoRequest(echo));
+            let code = header[1];
+            return Ok(IcmpMessage::EchoRequest { echo, code });
         }
         (true, V4_ECHO_REPLY) | (false, V6_ECHO_REPLY) => {
             return Ok(IcmpMessage::EchoReply(echo));
@@ -300,22 +306,18 @@ fn parse_quote(quote: &[u8], v4: bool) -> Result<Quote, Malformed> {
     })
 }
 
-/// The reply to an echo request that came in a packet with the header `ip`: `payload` is what
-/// followed the header of the request.
-pub(crate) fn echo_reply(
-    ip: &IpHeader,
-    ident: u16,
-    sequence: u16,
-    payload: Payload,
-    ttl: u8,
-) -> Packet {
+/// The reply to an echo request with this code that came in a packet with the header `ip`: `payload`
+/// is what followed the header of the request.
+///
+/// RFC 792 has no more than the type of the request changed; in RFC 4443 §4.2 the code is 0.
+pub(crate) fn echo_reply(ip: &IpHeader, echo: Echo, code: u8, payload: Payload, ttl: u8) -> Packet {
     let mut header = [0; HEADER_LEN];
-    header[0] = match ip.src {
-        IpAddr::V4(_) => V4_ECHO_REPLY,
-        IpAddr::V6(_) => V6_ECHO_REPLY,
+    (header[0], header[1]) = match ip.src {
+        IpAddr::V4(_) => (V4_ECHO_REPLY, code),
+        IpAddr::V6(_) => (V6_ECHO_REPLY, 0),
     };
-    header[4..6].copy_from_slice(&ident.to_be_bytes());
-    header[6..8].copy_from_slice(&sequence.to_be_bytes());
+    header[4..6].copy_from_slice(&echo.ident.to_be_bytes());
+    header[6..8].copy_from_slice(&echo.sequence.to_be_bytes());
     // The DSCP of the request (RFC 1122 §3.2.2.6), but not its ECN bits: those are TCP's.
     answer(ip, header, payload, ttl, ip.tos & !3)
 }
@@ -500,17 +502,19 @@ mod tests {
             for len in [0, 1, 56, 1400] {
                 let data = vec![0xa5; len];
                 let kind = if v6 { 128 } else { 8 };
-                let request = message(v6, [kind, 0, 0, 0, 1, 2, 3, 4], &data);
+                let request = message(v6, [kind, 9, 0, 0, 1, 2, 3, 4], &data);
                 let ip = ip_of(&request);
-                let IcmpMessage::EchoRequest(echo) = parse(&request, &ip).unwrap() else {
+                let IcmpMessage::EchoRequest { echo, code } = parse(&request, &ip).unwrap() else {
                     panic!("an echo request")
                 };
                 let data = request.into_payload(ip.header_len + HEADER_LEN, ip.total_len);
-                let reply = echo_reply(&ip, echo.ident, echo.sequence, data, 64);
+                let reply = echo_reply(&ip, echo, code, data, 64);
                 let back = ip_of(&reply);
                 assert_eq!((back.src, back.dst), (ip.dst, ip.src));
                 assert_eq!(parse(&reply, &back), Ok(IcmpMessage::EchoReply(echo)));
                 assert_eq!((echo.ident, echo.sequence), (0x102, 0x304));
+                let its_code = reply.to_vec()[back.header_len + 1];
+                assert_eq!(its_code, if v6 { 0 } else { 9 });
                 let at = back.header_len + HEADER_LEN;
                 assert_eq!(
                     reply.into_payload(at, back.total_len).concat(),
@@ -675,7 +679,11 @@ mod tests {
             assert!(may_report(&about, &ip));
             let error = report(&about, &ip, Report::Port, 64);
             assert!(!may_report(&error, &ip_of(&error)));
-            let echo = echo_reply(&ip, 0, 0, Payload::new(), 64);
+            let number = Echo {
+                ident: 0,
+                sequence: 0,
+            };
+            let echo = echo_reply(&ip, number, 0, Payload::new(), 64);
             assert!(may_report(&echo, &ip_of(&echo)));
             let group = if v6 { "ff02::1" } else { "224.0.0.1" };
             let group = group.parse().unwrap();

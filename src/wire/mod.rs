@@ -165,9 +165,13 @@ mod tests {
         for v6 in [false, true] {
             let segment = segment(v6);
             let ip = ip::parse(segment.first(), segment.len()).unwrap();
-            let echo = Payload::from_iter([Bytes::from_static(b"ping")]);
+            let echo = icmp::Echo {
+                ident: 1,
+                sequence: 2,
+            };
+            let ping = Payload::from_iter([Bytes::from_static(b"ping")]);
             samples.push(segment.to_vec());
-            samples.push(icmp::echo_reply(&ip, 1, 2, echo, 64).to_vec());
+            samples.push(icmp::echo_reply(&ip, echo, 0, ping, 64).to_vec());
             samples.push(udp::packet(envelope(v6), 53, 4000, Bytes::from_static(b"dig")).to_vec());
             for report in [
                 Report::Host,

@@ -17,7 +17,7 @@ use crate::{
     link::{Command, DatagramLink, Marks, Target},
     packet::{Meta, Packet, Payload},
     wire::{
-        icmp::{self, IcmpErrorKind, IcmpMessage, Report, Unreachable},
+        icmp::{self, Echo, IcmpErrorKind, IcmpMessage, Report, Unreachable},
         ip::{self, IpEmit, IpHeader},
         protocol,
         udp::{self, UdpHeader},
@@ -563,11 +563,11 @@ fn datagrams_to_ourselves_never_see_the_device() {
 /// Answers the echo request that was sent.
 fn echo(host: &mut Host) -> Packet {
     let (packet, ip) = host.sent_packet();
-    let Ok(IcmpMessage::EchoRequest(echo)) = icmp::parse(&packet, &ip) else {
+    let Ok(IcmpMessage::EchoRequest { echo, .. }) = icmp::parse(&packet, &ip) else {
         panic!("no echo request");
     };
     let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
-    let reply = icmp::echo_reply(&ip, echo.ident, echo.sequence, payload, 64);
+    let reply = icmp::echo_reply(&ip, echo, 0, payload, 64);
     Packet::received(reply.to_vec().into(), Meta::default())
 }
 
@@ -604,7 +604,7 @@ fn a_ping_believes_only_the_one_it_asked() {
     let mut host = Host::new();
     let mut answer = ping(&mut host, "192.0.2.1");
     let (packet, ip) = host.sent_packet();
-    let Ok(IcmpMessage::EchoRequest(echo)) = icmp::parse(&packet, &ip) else {
+    let Ok(IcmpMessage::EchoRequest { echo, .. }) = icmp::parse(&packet, &ip) else {
         panic!("no echo request");
     };
     let from = |src: &str, ident| {
@@ -612,7 +612,8 @@ fn a_ping_believes_only_the_one_it_asked() {
             dst: src.parse().unwrap(),
             ..ip
         };
-        let reply = icmp::echo_reply(&ip, ident, echo.sequence, Payload::new(), 64);
+        let echo = Echo { ident, ..echo };
+        let reply = icmp::echo_reply(&ip, echo, 0, Payload::new(), 64);
         Packet::received(reply.to_vec().into(), Meta::default())
     };
     host.recv(from("192.0.2.2", echo.ident));
