@@ -152,7 +152,8 @@ impl Connection {
         self.rcv.on_duplicate();
     }
 
-    /// Second: a reset must hit RCV.NXT exactly, to blunt blind attacks (RFC 5961 §3.2).
+    /// Second: a reset must hit RCV.NXT exactly, to blunt blind attacks (RFC 5961 §3.2). Linux takes
+    /// the number of a FIN before it as well (`tcp_reset_check`), for peers that do not count it.
     fn check_rst(&self, seg: &Segment) -> ControlFlow<Verdict> {
         if !seg.header.flags.has(Flags::RST) {
             Continue(())

@@ -191,6 +191,16 @@ fn s5_a_repeated_fin_is_acknowledged_and_counts_once() {
     }
 }
 
+/// The peer has our FIN, but not our acknowledgement of its own: where the FIN that it repeats says
+/// so, it is answered at once, as it would be in TIME-WAIT.
+#[test]
+fn a_repeated_fin_that_acknowledges_ours_is_answered_on_the_way_to_time_wait() {
+    let mut s = closing(Config::default());
+    s.recv("F. 1:1(0) ack 2");
+    s.sent(". 2:2(0) ack 2");
+    assert_eq!(states(&s), [State::TimeWait]);
+}
+
 #[test]
 fn s16_closing_with_unread_data_resets() {
     let mut s = established();

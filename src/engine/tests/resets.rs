@@ -74,6 +74,19 @@ fn b1_a_reset_outside_of_the_window_is_ignored() {
     }
 }
 
+/// A peer that does not count its FIN when it resets is not believed, for anybody could guess one
+/// number more; what we send next it answers with the number that we ask for.
+#[test]
+fn b1_a_reset_with_the_number_of_the_fin_ends_nothing_and_the_answer_to_what_we_send_does() {
+    let mut s = close_wait(Config::default());
+    s.recv("R 1:1(0)");
+    s.silence();
+    s.write(0, 10);
+    s.sent("P. 1:11(10) ack 2");
+    s.recv("R 2:2(0)");
+    assert_eq!(s.state(), Some(State::Closed));
+}
+
 #[test]
 fn a_reset_at_a_closed_window_must_be_exact_too() {
     let mut config = Config::default();

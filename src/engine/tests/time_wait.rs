@@ -39,6 +39,25 @@ fn b15_a_reset_does_not_end_it() {
     assert_eq!(s.count(State::TimeWait), 0);
 }
 
+/// The whole figure of RFC 1337 §1 with a reset of every kind at every moment, and with timestamps,
+/// which do not tell old resets from new ones.
+#[test]
+fn b15_resets_at_any_moment_shorten_nothing() {
+    let mut s = waiting_with_timestamps();
+    for _ in 0..59 {
+        s.wait_ms(1000);
+        s.recv("R 2:2(0) <TS val 301 ecr 0>");
+        s.recv("R. 2:2(0) ack 2 <TS val 100 ecr 0>");
+        s.recv("R 1:1(0)");
+        s.recv("R 9:9(0)");
+        s.silence();
+    }
+    s.wait_ms(999);
+    assert_eq!(s.count(State::TimeWait), 1);
+    s.wait_ms(2);
+    assert_eq!(s.count(State::TimeWait), 0);
+}
+
 #[test]
 fn a_syn_that_is_a_fin_takes_no_place() {
     let mut s = waiting();
