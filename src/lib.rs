@@ -110,7 +110,9 @@
 //! - [`Config::recv_buffer_max`] and [`Config::send_buffer_max`] bound a connection: for full speed
 //!   they must hold rate times round-trip time. [`Config::memory`] bounds all of them together.
 //! - Paths faster than Linux's 200 ms expect: [`Config::rto_min`].
-//! - [`Stack::sockets`], [`Stack::counters`] and [`net::TcpStream::info`] show what goes on.
+//! - [`Stack::sockets`], [`Stack::counters`] and [`net::TcpStream::info`] show what goes on. What
+//!   happens to a connection is told to the crate `tracing`, at the level `debug` (what is sent again
+//!   at `trace`), in a span `connection` with its addresses, `local` and `peer`.
 //!
 //! # Limits, and what differs from the kernel
 //!

@@ -64,6 +64,7 @@ impl Engine {
         };
         match &mut entry.slot {
             Slot::Open(connection) => {
+                let _logged = entry.tuple.logged();
                 connection.link.button.answer();
                 let was_orphan = connection.is_orphan();
                 connection.on_rung(&mut context!(self, now));
@@ -295,6 +296,7 @@ impl Engine {
         };
         match &mut entry.slot {
             Slot::Open(connection) => {
+                let _logged = entry.tuple.logged();
                 connection.abort(Failure::Aborted, &mut context!(self, now));
                 self.settle(index);
             }
@@ -362,6 +364,7 @@ impl Engine {
             };
             match &mut entry.slot {
                 Slot::Open(connection) => {
+                    let _logged = entry.tuple.logged();
                     connection.abort(Failure::StackClosed, &mut context!(self, now))
                 }
                 Slot::Opening(opening) => opening.link.fail(Failure::StackClosed, &mut self.wakes),

@@ -7,6 +7,7 @@ use std::{
 
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
+use tracing::span::EnteredSpan;
 
 /// The two ends of a connection; IPv4 addresses are mapped, which saves their tags.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,12 @@ impl FourTuple {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         SocketAddr::new(Ipv6Addr::from(self.peer).to_canonical(), self.peer_port)
+    }
+
+    /// What is logged until this is dropped is logged of this connection. Costs next to nothing
+    /// where nobody listens to `debug`.
+    pub(crate) fn logged(&self) -> EnteredSpan {
+        tracing::debug_span!("connection", local = %self.local(), peer = %self.peer()).entered()
     }
 }
 

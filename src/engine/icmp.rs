@@ -112,6 +112,7 @@ impl Engine {
                 self.progress(index, progress, None, now);
             }
             Slot::Open(connection) if connection.has_in_flight(quote.seq) => {
+                let _logged = tuple.logged();
                 self.counters.icmp_errors += 1;
                 match error.kind {
                     IcmpErrorKind::PacketTooBig { mtu } => {

@@ -284,7 +284,7 @@ impl Engine {
         link.button.answer();
         link.set_connected(local, true, &mut self.wakes);
         backlog.push(link, &mut self.wakes);
-        tracing::debug!(?tuple, "accepted");
+        tracing::debug!(local = %tuple.local(), peer = %tuple.peer(), "accepted");
         self.on_slot_segment(id.index(), seg, now);
     }
 

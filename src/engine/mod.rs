@@ -496,6 +496,7 @@ impl Engine {
                 );
             }
             Slot::Open(connection) => {
+                let _logged = tuple.logged();
                 if let Some(mut out) = connection.poll_segment(&mut context!(self, now)) {
                     // Others have their turn before the next one.
                     self.ready.push_back(index);

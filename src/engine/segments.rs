@@ -174,6 +174,7 @@ impl Engine {
         };
         match &mut entry.slot {
             Slot::Open(connection) => {
+                let _logged = entry.tuple.logged();
                 connection.on_segment(seg, &mut context!(self, now));
                 self.settle(index);
             }
@@ -214,7 +215,7 @@ impl Engine {
                 entry.slot = Slot::Open(connection);
                 self.deadlines.set(index, None);
                 link.set_connected(tuple.local(), passive, &mut self.wakes);
-                tracing::debug!(?tuple, "connected");
+                tracing::debug!(local = %tuple.local(), peer = %tuple.peer(), "connected");
                 // Text and FIN may ride on the SYN-ACK (RFC 9293 §3.10.7.3), and on the last ACK.
                 let syn = |seg: &Segment| seg.header.flags.has(Flags::SYN);
                 let carries = |seg: &Segment| seg.len > 0 || seg.header.flags.has(Flags::FIN);
@@ -243,6 +244,7 @@ impl Engine {
         };
         match &mut entry.slot {
             Slot::Open(connection) => {
+                let _logged = entry.tuple.logged();
                 connection.on_timeout(&mut context!(self, now));
                 self.settle(index);
             }

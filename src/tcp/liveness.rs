@@ -55,7 +55,7 @@ impl Connection {
         }
         if self.patience.retries == R1 {
             // SHLD-9, MUST-20: `TcpInfo` tells the owner, and the path is looked at.
-            tracing::warn!(retries = R1, "the peer does not answer");
+            tracing::debug!(retries = R1, "the peer does not answer");
             self.soft_error.get_or_insert(Failure::TimedOut);
         }
         if self.patience.retries >= R1 {
