@@ -249,11 +249,9 @@ impl RecvPipe {
         wait: Wait<'_>,
         mut copy: impl FnMut(&[u8]),
     ) -> Read<usize> {
-        if max == 0 {
-            return Read::some(0, false);
-        }
         let mut inner = match self.lock().check(wait) {
-            Ok(inner) => inner,
+            Ok(inner) if max > 0 => inner,
+            Ok(_) => return Read::some(0, false),
             Err(nothing) => return nothing,
         };
         let taken = inner.queued().min(max);
@@ -332,9 +330,6 @@ impl RecvPipe {
         wait: Wait<'_>,
         mut copy: impl FnMut(&[u8]),
     ) -> Read<usize> {
-        if max == 0 {
-            return Read::some(0, false);
-        }
         match self.lock().check(wait) {
             Ok(inner) => Read::some(inner.show(max, &mut copy), false),
             Err(nothing) => nothing,

@@ -287,7 +287,7 @@ impl SendPipe {
         let room = room(&inner);
         if inner.is_over() {
             Err(Write::Closed)
-        } else if nothing {
+        } else if nothing && inner.ready {
             Err(Write::Some(0))
         } else if room > 0 && (inner.ready || more) {
             Ok((inner, room))

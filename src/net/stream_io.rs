@@ -84,8 +84,8 @@ impl TcpStream {
         budgeted(cx, |cx| self.link.poll_write_ready(cx)).map(Ok)
     }
 
-    /// Reads what is there: `Ok(0)` at the end of the stream, or when `buf` is empty and the stream
-    /// is ready.
+    /// Reads what is there: `Ok(0)` at the end of the stream, or when `buf` is empty and something
+    /// could be read.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -117,9 +117,6 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` when nothing is there. That which the connection failed with.
     pub fn try_read(&self, mut buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return self.try_io(Interest::READABLE, || Ok(0));
-        }
         self.link.try_read(&mut buf)
     }
 

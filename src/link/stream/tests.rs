@@ -195,9 +195,13 @@ fn ready_stays_until_something_would_block() {
 }
 
 #[test]
-fn empty_buffers_are_read_and_written_at_once() {
+fn empty_buffers_are_read_and_written_when_others_would_be() {
     let link = link(false);
     let mut none: &mut [u8] = &mut [];
+    let blocks = |error: io::Error| error.kind() == WouldBlock;
+    assert!(link.try_read(&mut none).is_err_and(blocks));
+    assert!(link.try_peek(&mut none).is_err_and(blocks));
+    push(&link, b"abc");
     assert_eq!(link.try_read(&mut none).unwrap(), 0);
     let read = link.poll_read(&mut cx(), &mut none);
     assert!(matches!(read, Poll::Ready(Ok(0))));
@@ -207,7 +211,9 @@ fn empty_buffers_are_read_and_written_at_once() {
     assert_eq!(link.try_write_chunk(&mut Bytes::new()).unwrap(), 0);
     assert!(!rings(&link));
     write(&link, &[0; 1000]).unwrap();
-    assert_eq!(write(&link, b""), Ok(0), "nothing needs no room");
+    assert_eq!(write(&link, b""), Ok(0), "nobody has found it full");
+    assert_eq!(write(&link, b"x"), Err(WouldBlock));
+    assert_eq!(write(&link, b""), Err(WouldBlock));
 }
 
 #[test]
