@@ -97,7 +97,7 @@ impl Failure {
             Self::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
             Self::DeviceGone => io::ErrorKind::NetworkDown,
             Self::StackClosed => io::ErrorKind::NotConnected,
-            Self::AddressInUse => io::ErrorKind::AddrInUse,
+            Self::AddressInUse => io::ErrorKind::AddrNotAvailable, // As `connect` has it on Linux.
             Self::NoPort => io::ErrorKind::AddrNotAvailable,
             Self::NoMemory => io::ErrorKind::OutOfMemory,
         }

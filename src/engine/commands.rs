@@ -138,7 +138,7 @@ impl Engine {
             link.fail(Failure::StackClosed, &mut self.wakes);
             return None;
         }
-        let local = link.local();
+        let local = SocketAddr::new(link.local().ip().to_canonical(), link.local().port());
         let tuple = FourTuple::new(local, unspecified(local.ip()));
         let slot = Slot::Listener(Box::new(Listener {
             link: Arc::clone(&link),
@@ -234,7 +234,7 @@ impl Engine {
         }
         let wanted = bound.map(PortGuard::local);
         let ip = match wanted
-            .map(|local| local.ip())
+            .map(|local| local.ip().to_canonical())
             .filter(|ip| !ip.is_unspecified())
         {
             Some(ip) => ip,

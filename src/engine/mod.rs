@@ -640,7 +640,7 @@ impl Engine {
         let entry = self.slots.remove(index)?;
         self.deadlines.remove(index);
         match &entry.slot {
-            Slot::Listener(listener) => self.listeners.remove(listener.link.local(), index),
+            Slot::Listener(_) => self.listeners.remove(entry.tuple.local(), index),
             Slot::Opening(_) => self.forget_connection(index, &entry.tuple, false),
             Slot::Open(connection) => {
                 self.forget_connection(index, &entry.tuple, connection.is_orphan())

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -111,7 +111,13 @@ impl StreamLink {
     /// [engine] The connection is open. It starts as writable; an accepted one starts as readable
     /// too, as tokio has it since 1.54.
     pub(crate) fn set_connected(&self, local: SocketAddr, accepted: bool, wakes: &mut Wakes) {
-        self.settings().local = local;
+        self.settings().local = match (local.ip(), self.peer) {
+            // Who named the peer as one of IPv6 sees only such.
+            (IpAddr::V4(v4), SocketAddr::V6(_)) => {
+                SocketAddr::new(v4.to_ipv6_mapped().into(), local.port())
+            }
+            _ => local,
+        };
         if accepted {
             self.recv.set_ready(wakes);
         }

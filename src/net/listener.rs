@@ -57,7 +57,7 @@ impl TcpListener {
     }
 
     pub(super) fn bind_one(stack: &Stack, addr: SocketAddr) -> io::Result<Self> {
-        let addr = addr::canonical(addr);
+        let addr = addr::plain(addr);
         let port = stack.ports().bind(addr, true, false, true)?;
         Self::start(stack, port, BACKLOG, stack.default_options())
     }
@@ -141,7 +141,7 @@ impl Drop for TcpListener {
 impl fmt::Debug for TcpListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpListener")
-            .field("local", &self.link.local())
+            .field("addr", &self.link.local())
             .finish_non_exhaustive()
     }
 }

@@ -108,9 +108,9 @@ impl TcpSocket {
     /// one.
     ///
     /// # Errors
-    /// `AddrInUse`; `AddrNotAvailable`: not an address of the stack. `InvalidInput`: bound already.
-    /// The operating system's error 97 (`EAFNOSUPPORT`): an address of the other family. Or there is
-    /// no current stack.
+    /// `AddrInUse`; `AddrNotAvailable`: not an address of the stack. `InvalidInput`: bound already,
+    /// or an address of IPv4 for a socket of IPv6. The operating system's error 97 (`EAFNOSUPPORT`):
+    /// the other way round. Or there is no current stack.
     pub fn bind(&self, addr: SocketAddr) -> io::Result<()> {
         self.check_family(addr)?;
         let mut state = self.state();
@@ -124,7 +124,7 @@ impl TcpSocket {
             ));
         }
         let stack = state.stack()?;
-        let addr = addr::canonical(addr);
+        let addr = addr::plain(addr);
         let port = stack
             .ports()
             .bind(addr, state.reuseaddr, state.reuseport, false)?;
@@ -137,8 +137,8 @@ impl TcpSocket {
     /// Cancel safe: dropping the future abandons the attempt.
     ///
     /// # Errors
-    /// As [`TcpStream::connect`]; and the operating system's error 97 (`EAFNOSUPPORT`): an address
-    /// of the other family.
+    /// As [`TcpStream::connect`]; and for an address of the other family as [`bind`](Self::bind).
+    /// `AddrNotAvailable`: there is a connection from the address bound to, to that peer, already.
     pub async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
         self.check_family(addr)?;
         let (stack, state) = self.into_parts()?;
@@ -389,10 +389,13 @@ impl TcpSocket {
     }
 
     fn check_family(&self, addr: SocketAddr) -> io::Result<()> {
-        if addr.is_ipv6() == self.v6 {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(WRONG_FAMILY))
+        match (self.v6, addr) {
+            (true, SocketAddr::V6(_)) | (false, SocketAddr::V4(_)) => Ok(()),
+            (false, _) => Err(io::Error::from_raw_os_error(WRONG_FAMILY)),
+            (true, _) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("an IPv6 socket takes no address of IPv4 such as {addr}"),
+            )),
         }
     }
 

@@ -352,10 +352,21 @@ impl Stack {
         receiver.await.map_err(|_| Failure::StackClosed.into())
     }
 
-    /// Where a connection to `peer` goes: as on Linux, "this host" is the loopback address, which is
-    /// the stack itself. What no address of the stack can reach is refused.
-    pub(super) fn destination(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
-        let peer = addr::canonical(peer);
+    /// Where a connection to `peer` goes: as on Linux, "this host" is the address that the socket
+    /// is bound to, or else the loopback address, which is the stack itself. What no address of the
+    /// stack can reach is refused.
+    pub(super) fn destination(
+        &self,
+        peer: SocketAddr,
+        bound: Option<SocketAddr>,
+    ) -> io::Result<SocketAddr> {
+        let mut peer = addr::canonical(peer);
+        let own = bound.map(|bound| bound.ip().to_canonical());
+        if let Some(own) = own.filter(|own| own.is_ipv4() == peer.is_ipv4())
+            && peer.ip().is_unspecified()
+        {
+            peer.set_ip(own);
+        }
         // Addresses that packets can go out from.
         let mut outward = self.addresses().iter().map(IpNet::addr);
         let of_family = outward.any(|ip| !ip.is_loopback() && ip.is_ipv4() == peer.is_ipv4());

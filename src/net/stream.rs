@@ -21,7 +21,7 @@ use crate::{
     link::{Command, PortGuard, StreamLink},
 };
 
-use super::{Stack, budgeted, split, tcp};
+use super::{Stack, addr, budgeted, split, tcp};
 
 /// A TCP connection.
 ///
@@ -29,7 +29,8 @@ use super::{Stack, budgeted, split, tcp};
 /// side behind what was written, and the reading side lives on. Dropping the stream never blocks:
 /// what was written is still delivered by the stack, then the connection closes. It is reset
 /// instead if received data was never read, or if
-/// [linger is zero](Self::set_zero_linger).
+/// [linger is zero](Self::set_zero_linger): behind what the windows let out at once, and nothing is
+/// sent again.
 ///
 /// After a reset by the peer, what was received before can be read; then one call fails with
 /// `ConnectionReset`, whichever is first; then reads end with zero bytes and writes fail with
@@ -73,7 +74,8 @@ impl TcpStream {
         bound: Option<PortGuard>,
         options: SocketOptions,
     ) -> io::Result<Self> {
-        let peer = stack.destination(peer)?;
+        let of_v6 = peer.is_ipv6();
+        let peer = stack.destination(peer, bound.as_ref().map(PortGuard::local))?;
         if peer.port() == 0 {
             return Err(Failure::Refused.into()); // Nobody can listen there.
         }
@@ -82,12 +84,13 @@ impl TcpStream {
             None if peer.is_ipv4() => (Ipv4Addr::UNSPECIFIED, 0).into(),
             None => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        if local.ip().is_loopback() && !stack.network().is_local(peer.ip()) {
+        if local.ip().to_canonical().is_loopback() && !stack.network().is_local(peer.ip()) {
             let text = "a loopback address reaches only the stack itself";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let bell = stack.doorbell().clone();
-        let link = StreamLink::sized(bell, local, peer, options, stack.config());
+        let shown = addr::shown(peer, of_v6);
+        let link = StreamLink::sized(bell, local, shown, options, stack.config());
         // From here on, dropping the future closes the stream.
         let stream = Self::new(link.clone(), stack.clone());
         stack.send(Command::Connect { link, bound, peer })?;
@@ -221,7 +224,7 @@ impl AsRef<Self> for TcpStream {
 impl fmt::Debug for TcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpStream")
-            .field("local", &self.link.local_addr())
+            .field("addr", &self.link.local_addr())
             .field("peer", &self.link.peer())
             .finish_non_exhaustive()
     }

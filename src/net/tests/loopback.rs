@@ -1,5 +1,7 @@
 //! A stack that talks to itself, over nothing.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 /// A stack whose device carries nothing.
@@ -71,6 +73,68 @@ async fn loopback_has_both_families_whatever_the_stack_has() {
     let listener = stack.listen("[::1]:80").await.unwrap();
     let to = "[::1]:80".parse().unwrap();
     tokio::join!(ask(&stack, to), echo_once(&listener));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_names_an_ipv4_address_as_one_of_ipv6_sees_only_such() {
+    let (stack, _end) = alone();
+    let _entered = stack.enter();
+    let mapped: SocketAddr = "[::ffff:127.0.0.1]:80".parse().unwrap();
+    let listener = stack.listen(mapped).await.unwrap();
+    assert_eq!(listener.local_addr().unwrap(), mapped);
+    for to in [
+        "[::ffff:127.0.0.1]:80",
+        "[::ffff:0.0.0.0]:80",
+        "127.0.0.1:80",
+    ] {
+        let stream = stack.connect(to).await.unwrap();
+        let (accepted, from) = listener.accept().await.unwrap();
+        assert!(accepted.local_addr().unwrap() == mapped && from.is_ipv6());
+        let shown = [stream.local_addr().unwrap(), stream.peer_addr().unwrap()];
+        let v4 = to.starts_with("127");
+        assert!(shown.iter().all(|addr| addr.is_ipv4() == v4), "{shown:?}");
+        assert_eq!(shown[1].ip().to_canonical(), Ipv4Addr::LOCALHOST);
+    }
+    let socket = TcpSocket::new_v6().unwrap();
+    socket
+        .bind("[::ffff:127.0.0.7]:0".parse().unwrap())
+        .unwrap();
+    let bound = socket.local_addr().unwrap();
+    let stream = socket.connect(mapped).await.unwrap();
+    assert_eq!(stream.local_addr().unwrap(), bound);
+    assert!(bound.is_ipv6());
+    drop(listener);
+    let refused = stack.connect("127.0.0.1:80").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn this_host_is_the_address_that_a_socket_is_bound_to() {
+    let (stack, _end) = alone();
+    let listener = stack.listen("127.0.0.3:80").await.unwrap();
+    let socket = stack.socket_v4();
+    socket.bind("127.0.0.3:0".parse().unwrap()).unwrap();
+    let stream = socket.connect("0.0.0.0:80".parse().unwrap()).await;
+    let peer = stream.unwrap().peer_addr().unwrap();
+    assert_eq!(peer, listener.local_addr().unwrap());
+    let socket = stack.socket_v4();
+    let refused = socket.connect("0.0.0.0:80".parse().unwrap()).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_connection_between_the_same_addresses_is_refused_as_linux_does() {
+    let (stack, _end) = alone();
+    let listener = stack.listen("127.0.0.1:80").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let [one, two] = [stack.socket_v4(), stack.socket_v4()];
+    for socket in [&one, &two] {
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:4000".parse().unwrap()).unwrap();
+    }
+    let _stream = one.connect(to).await.unwrap();
+    let error = two.connect(to).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
 }
 
 #[tokio::test(start_paused = true)]
