@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -229,11 +230,14 @@ impl StreamLink {
     }
 
     /// The last handle was dropped. What was written is still sent, by an engine that has nobody to
-    /// tell.
+    /// tell. If the peer is to be told by a reset, no FIN goes behind it, unless it was asked for
+    /// before.
     pub(crate) fn close(&self) {
         let mut wakers = Wakes::new(); // Nobody waits any more, so they are only dropped.
         let unread = self.recv.discard(&mut wakers);
-        self.send.shutdown(&mut wakers);
+        if !unread && self.options().linger != Some(Duration::ZERO) {
+            self.send.shutdown(&mut wakers);
+        }
         let how = if unread { CLOSED_UNREAD } else { CLOSED_CLEAN };
         self.closing.store(how, Ordering::Release);
         self.button.press();
@@ -242,7 +246,7 @@ impl StreamLink {
     /// As [`close`](Self::close), but the connection is reset, and what was not sent is dropped.
     #[cfg(test)]
     pub(crate) fn abort(&self) {
-        self.set_options(|options| options.linger = Some(std::time::Duration::ZERO));
+        self.set_options(|options| options.linger = Some(Duration::ZERO));
         self.close();
     }
 }

@@ -89,13 +89,19 @@ pub(super) struct Pending {
     pub(super) window_probe: bool,
     /// A keep-alive probe is due.
     pub(super) keepalive: bool,
+    /// A reset goes behind what can be sent at once.
+    pub(super) parting: bool,
     pub(super) reset: Option<Reset>,
 }
 
 impl Pending {
     /// Whether there is anything; a pull that found nothing is none.
     pub(super) const fn is_any(&self) -> bool {
-        self.loss_probe || self.window_probe || self.keepalive || self.reset.is_some()
+        self.loss_probe
+            || self.window_probe
+            || self.keepalive
+            || self.parting
+            || self.reset.is_some()
     }
 }
 
@@ -353,7 +359,12 @@ impl Connection {
         self.orphan = true;
         let linger_zero = self.options.linger == Some(Duration::ZERO);
         if linger_zero || unread {
-            self.abort(Failure::Aborted, cx);
+            // What was written before is not lost for it, as far as windows let it out: Linux sends
+            // it when it is written.
+            self.pending.parting = self.snd.unsent() > 0 || self.snd.fin_unsent();
+            if !self.pending.parting {
+                self.abort(Failure::Aborted, cx);
+            }
         } else if self.state == State::FinWait2 {
             self.timers
                 .start(Timer::Limit, cx.now + cx.config.fin_timeout);
@@ -379,12 +390,21 @@ impl Connection {
             State::Closed | State::TimeWait => return,
             // Both sides have said that they are done; if we have not really, the peer is told.
             State::Closing | State::LastAck if !self.snd.fin_unsent() => {}
-            _ => {
-                let seq = self.snd.seq(self.snd.nxt.min(self.snd.right_edge()));
-                self.pending.reset = Some(Reset::Abort(seq));
-            }
+            _ => self.pending.reset = Some(self.abort_reset()),
         }
         self.fail(failure, cx);
+    }
+
+    /// As [`abort`](Self::abort), behind what went out at the last: the peer is told in every state,
+    /// for nothing of that will be sent again.
+    pub(super) fn part(&mut self, cx: &mut Context<'_>) {
+        self.pending.parting = false;
+        self.pending.reset = Some(self.abort_reset());
+        self.fail(Failure::Aborted, cx);
+    }
+
+    fn abort_reset(&self) -> Reset {
+        Reset::Abort(self.snd.seq(self.snd.nxt.min(self.snd.right_edge())))
     }
 
     /// The peer sends more to somebody who has left: a reset that it must believe, whatever of

@@ -42,6 +42,9 @@ struct Range {
 impl Connection {
     /// The next segment to send, until there is none. Then the timers are right.
     pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if let Some(last) = self.parting_data(cx) {
+            return Some(last);
+        }
         if let Some(reset) = self.pending.reset.take() {
             return Some(self.reset_segment(reset, cx));
         }
@@ -55,6 +58,20 @@ impl Connection {
             .or_else(|| self.window_probe(cx))
             .or_else(|| self.keepalive_probe(cx))
             .or_else(|| self.bare_ack(cx))
+    }
+
+    /// What an owner wrote before it left in a way that resets the connection. What cannot go out
+    /// at once never will.
+    fn parting_data(&mut self, cx: &mut Context<'_>) -> Option<Outgoing> {
+        if !self.pending.parting || matches!(self.state, State::Closed | State::TimeWait) {
+            return None;
+        }
+        self.pull(cx);
+        let segment = self.pacing_allows(cx).then(|| self.new_data(cx)).flatten();
+        if segment.is_none() {
+            self.part(cx);
+        }
+        segment
     }
 
     /// What congestion control and pacing let out.

@@ -2,6 +2,7 @@
 
 use std::{io::ErrorKind, time::Duration};
 
+use futures::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     time::timeout,
@@ -117,9 +118,99 @@ async fn half_closed_is_seen_at_both_ends() {
 #[tokio::test(start_paused = true)]
 async fn empty_buffers_move_nothing() {
     let (server, client) = pair();
-    let (mut a, _b) = connected(&server, &client).await;
+    let (mut a, mut b) = connected(&server, &client).await;
     assert_eq!(a.write(&[]).await.unwrap(), 0);
+    b.write_all(b"x").await.unwrap();
+    settle().await;
     assert_eq!(a.read(&mut []).await.unwrap(), 0);
+    assert_eq!(a.try_read(&mut [0; 2]).unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_buffers_wait_as_others_do() {
+    let (server, client) = pair();
+    let (mut a, b) = connected(&server, &client).await;
+    let blocked = |result: std::io::Result<usize>| result.unwrap_err().kind();
+    assert_eq!(blocked(a.try_read(&mut [])), ErrorKind::WouldBlock);
+    assert_eq!(blocked(a.try_read_vectored(&mut [])), ErrorKind::WouldBlock);
+    assert!(a.read(&mut []).now_or_never().is_none());
+    while a.try_write(&[0; 1 << 16]).is_ok() {
+        settle().await;
+    }
+    assert_eq!(blocked(a.try_write(&[])), ErrorKind::WouldBlock);
+    assert!(a.write(&[]).now_or_never().is_none());
+    b.set_zero_linger().unwrap();
+    drop(b);
+    settle().await;
+    let reset = a.try_read(&mut []).unwrap_err();
+    assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(a.try_read(&mut []).unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_a_reset_arrives_before_it() {
+    // Linux sends it when it is written; closing discards what is left.
+    for unread in [false, true] {
+        let (server, client) = pair();
+        let (mut a, mut b) = connected(&server, &client).await;
+        if unread {
+            b.write_all(b"a question nobody reads").await.unwrap();
+            settle().await;
+        } else {
+            a.set_zero_linger().unwrap();
+        }
+        a.write_all(b"answer").await.unwrap();
+        drop(a);
+        settle().await;
+        assert_eq!(read(&mut b).await, Ok(6), "{unread}");
+        assert_eq!(read(&mut b).await, Err(ErrorKind::ConnectionReset));
+        let left = server.sockets().await.unwrap();
+        assert!(left.iter().all(|socket| socket.peer.is_none()), "{left:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_windows_do_not_let_out_before_a_reset_is_dropped() {
+    let (server, client) = pair();
+    let (a, mut b) = connected(&server, &client).await;
+    let mut written = 0;
+    while let Ok(len) = a.try_write(&[0; 1 << 16]) {
+        written += len;
+    }
+    a.set_zero_linger().unwrap();
+    drop(a);
+    settle().await;
+    let mut bytes = Vec::new();
+    let error = b.read_to_end(&mut bytes).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!((1..written).contains(&bytes.len()), "{}", bytes.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_told_goes_before_the_reset_of_what_was_not_read() {
+    for halves in [false, true] {
+        let (server, client) = pair();
+        let (mut a, mut b) = connected(&server, &client).await;
+        b.write_all(b"a question nobody reads").await.unwrap();
+        // In one case it has told its end, too.
+        if halves {
+            b.shutdown().await.unwrap();
+        }
+        settle().await;
+        a.write_all(b"answer").await.unwrap();
+        if halves {
+            let (reader, writer) = a.into_split();
+            drop(reader);
+            drop(writer);
+        } else {
+            a.shutdown().await.unwrap();
+            drop(a);
+        }
+        settle().await;
+        assert_eq!(read(&mut b).await, Ok(6), "{halves}");
+        assert_eq!(read(&mut b).await, Ok(0), "{halves}");
+        assert_eq!(write(&mut b).await, Err(ErrorKind::BrokenPipe));
+    }
 }
 
 #[tokio::test(start_paused = true)]
