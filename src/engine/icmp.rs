@@ -45,8 +45,8 @@ impl Engine {
                 let ttl = self.config.options.ttl;
                 let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
                 let reply = icmp::echo_reply(ip, echo, code, payload, ttl);
-                self.counters.echo_replies += 1;
-                self.route(reply, ip.src);
+                let sent = self.route(reply, ip.src);
+                self.counters.echo_replies += u64::from(sent);
             }
             // Routers send it to where the packet came from.
             Ok(IcmpMessage::Error(error)) if error.quote.src == ip.dst => {

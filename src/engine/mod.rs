@@ -394,13 +394,18 @@ impl Engine {
         self.looped.clear();
     }
 
-    /// Queues a packet that no connection sends, for the device or for ourselves.
-    fn route(&mut self, packet: Packet, to: IpAddr) {
+    /// Queues a packet that no connection sends, for the device or for ourselves. `false` if too
+    /// many wait already, as in [`send`](Self::send).
+    fn route(&mut self, packet: Packet, to: IpAddr) -> bool {
         if self.network.is_local(to) {
             self.looped.push_back(packet);
-        } else if self.may_answer() {
+            return true;
+        }
+        let may = self.may_answer();
+        if may {
             self.answer(packet);
         }
+        may
     }
 
     /// Whether this address is one of the stack's.

@@ -264,9 +264,9 @@ impl Engine {
             self.counters.drop_datagram_size += 1;
             return;
         }
-        self.counters.datagrams_sent += 1;
         let packet = udp::packet(ip, local.port(), peer.port(), payload);
-        self.route(packet, ip.dst);
+        let sent = self.route(packet, ip.dst);
+        self.counters.datagrams_sent += u64::from(sent);
     }
 
     /// A datagram from the device or from ourselves.

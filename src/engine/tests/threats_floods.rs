@@ -248,6 +248,29 @@ fn f1_what_a_half_open_connection_and_a_record_in_time_wait_cost() {
     assert_eq!(s.engine.time_wait.memory(), 0);
 }
 
+/// The limit of their rate would let through more of them than that in the time.
+#[test]
+fn no_more_than_4096_answers_wait_for_a_device_that_takes_none() {
+    let mut s = Script::new(Config::default());
+    let (peer, local) = (raw::v4(s.peer), raw::v4(s.local));
+    let mut echo = [8, 0, 0, 0, 0, 7, 0, 1];
+    let sum = raw::checksum(&echo);
+    echo[2..4].copy_from_slice(&sum.to_be_bytes());
+    let request = raw::ipv4(peer, local, 1, &echo);
+    for _ in 0..8 {
+        s.now += Duration::from_secs(1);
+        for _ in 0..1_500 {
+            s.engine.on_packet(raw::packet(&request), s.now);
+        }
+    }
+    let mut out = VecDeque::new();
+    s.engine.poll_packet(s.now, usize::MAX >> 1, &mut out);
+    assert_eq!(out.len(), 4096);
+    let counters = s.counters();
+    assert_eq!((counters.echo_replies, counters.packets_sent), (4096, 4096));
+    assert_eq!(counters.limited, 8 * 1_500 - 4096);
+}
+
 /// More SYNs than answers may wait, as when the device takes packets slower than it gives them.
 #[test]
 fn f1_what_is_held_back_is_not_counted_as_sent() {
