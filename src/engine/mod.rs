@@ -46,6 +46,7 @@ macro_rules! context {
     };
 }
 
+mod answers;
 mod api;
 mod api_udp;
 mod commands;
@@ -63,6 +64,7 @@ mod ping;
 mod segments;
 mod slots;
 mod sources;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -84,7 +86,7 @@ use crate::{
     config::{Config, SocketOptions},
     engine::{
         deadlines::Deadlines,
-        demux::{Demux, FourTuple, Target},
+        demux::{Demux, FourTuple},
         ephemeral::EphemeralPorts,
         fifo::Fifo,
         incoming::Incoming,
@@ -101,7 +103,7 @@ use crate::{
     info::{Counters, State},
     link::{Doorbell, Network, Ports, Wakes},
     packet::{Packet, Payload},
-    tcp::{connection::Connection, time_wait::TimeWait},
+    tcp::time_wait::TimeWait,
     time::Time,
     wire::{
         ip::IpEmit,
@@ -112,9 +114,6 @@ use crate::{
 /// Resets that may be sent in a second, in the mean, and as many ICMP messages, and as many
 /// acknowledgements that answer for no connection.
 const ANSWERS_PER_SECOND: u32 = 1000;
-
-/// Answers that may wait for the device. What makes more of them comes again.
-const ANSWERS_MAX: usize = 4096;
 
 /// Lists of half-open connections: one for each number of SYN-ACKs sent again.
 const REPEATS: usize = 17;
@@ -394,76 +393,9 @@ impl Engine {
         self.looped.clear();
     }
 
-    /// Queues a packet that no connection sends, for the device or for ourselves. `false` if too
-    /// many wait already, as in [`send`](Self::send).
-    fn route(&mut self, packet: Packet, to: IpAddr) -> bool {
-        if self.network.is_local(to) {
-            self.looped.push_back(packet);
-            return true;
-        }
-        let may = self.may_answer();
-        if may {
-            self.answer(packet);
-        }
-        may
-    }
-
     /// Whether this address is one of the stack's.
     fn is_ours(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == ip)
-    }
-
-    /// Whether there may be a connection more.
-    fn has_room_for_connection(&self) -> bool {
-        self.connection_count() < self.config.connections_max
-            && self.bell.budget().has_room_for_connection()
-    }
-
-    /// Open and half-open connections.
-    fn connection_count(&self) -> usize {
-        self.demux.len() - self.time_wait.len()
-    }
-
-    /// Whether one more connection may come into being at the wish of a peer.
-    fn has_room_for(&self, tuple: &FourTuple) -> bool {
-        self.has_room_for_connection() && !self.sources.is_full(tuple.peer().ip())
-    }
-
-    fn insert_target(&mut self, tuple: &FourTuple, target: Target) {
-        if !matches!(target, Target::TimeWait(_)) {
-            self.sources.add(tuple.peer().ip());
-        }
-        let (slots, half_open, time_wait) = (&self.slots, &self.half_open, &self.time_wait);
-        self.demux.insert(tuple, target, |target| {
-            tuple_of(slots, half_open, time_wait, target)
-        });
-    }
-
-    fn remove_target(&mut self, tuple: &FourTuple, target: Target) {
-        if !matches!(target, Target::TimeWait(_)) {
-            self.sources.remove(tuple.peer().ip());
-        }
-        self.demux.remove(tuple, target);
-    }
-
-    /// Where a segment goes.
-    fn receiver(&mut self, tuple: &FourTuple) -> Option<Target> {
-        let Self {
-            demux,
-            slots,
-            half_open,
-            time_wait,
-            ..
-        } = self;
-        demux.find(tuple, |target| {
-            tuple_of(slots, half_open, time_wait, target)
-        })
-    }
-
-    fn target(&self, tuple: &FourTuple) -> Option<Target> {
-        self.demux.get(tuple, |target| {
-            tuple_of(&self.slots, &self.half_open, &self.time_wait, target)
-        })
     }
 
     /// Marks a slot as one that may have something to send, and sets its deadline.
@@ -561,148 +493,6 @@ impl Engine {
             return None;
         }
         Some(packet)
-    }
-
-    /// Queues a segment that no connection sends. `false` if too many wait already: then it is
-    /// counted as held back, and is not to be counted as what it would have been.
-    fn send(&mut self, tuple: FourTuple, header: TcpHeader, options: &SocketOptions) -> bool {
-        if !self.network.is_local(tuple.peer().ip()) && !self.may_answer() {
-            return false;
-        }
-        if let Some(packet) = self.packet(
-            &tuple,
-            header,
-            Payload::new(),
-            0,
-            (options.ttl, options.tos & !3),
-        ) {
-            self.answer(packet);
-        }
-        true
-    }
-
-    /// Whether one more answer may wait for the device. What may not is counted as held back.
-    fn may_answer(&mut self) -> bool {
-        let has_room = self.answers.len() < ANSWERS_MAX;
-        self.counters.limited += u64::from(!has_room);
-        has_room
-    }
-
-    /// Queues a packet that belongs to no connection, and that [may](Self::may_answer) be.
-    fn answer(&mut self, packet: Packet) {
-        self.counters.packets_sent += 1;
-        self.answers.push_back(packet);
-    }
-
-    /// The connection is over. While it has an owner its id stays, and what was received with it.
-    fn finish(&mut self, index: u32) -> Option<(FourTuple, Box<Connection>)> {
-        let entry = self.slots.get_mut(index)?;
-        let tuple = entry.tuple;
-        let Slot::Open(connection) = &entry.slot else {
-            return None;
-        };
-        let link = Arc::clone(&connection.link);
-        let Slot::Open(connection) = std::mem::replace(&mut entry.slot, Slot::Done(link)) else {
-            return None;
-        };
-        entry.bound = None;
-        self.deadlines.remove(index);
-        self.forget_connection(index, &tuple, connection.is_orphan());
-        if connection.is_orphan() {
-            self.slots.remove(index);
-        }
-        Some((tuple, connection))
-    }
-
-    /// A connection that never opened is over. Its owner is yet to ask why, and keeps the id.
-    fn finish_opening(&mut self, index: u32) {
-        let Some(entry) = self.slots.get_mut(index) else {
-            return;
-        };
-        let tuple = entry.tuple;
-        let Slot::Opening(opening) = &entry.slot else {
-            return;
-        };
-        let link = Arc::clone(&opening.link);
-        let gone = link.closed_by_owner().is_some();
-        entry.slot = Slot::Done(link);
-        entry.bound = None;
-        self.deadlines.remove(index);
-        self.forget_connection(index, &tuple, false);
-        if gone {
-            self.slots.remove(index);
-        }
-    }
-
-    fn forget_connection(&mut self, index: u32, tuple: &FourTuple, orphan: bool) {
-        self.remove_target(tuple, Target::Slot(index));
-        self.orphans -= usize::from(orphan);
-        self.ports.connection_closed(tuple.local());
-    }
-
-    /// Takes a slot out of all tables.
-    fn remove_slot(&mut self, index: u32) -> Option<slots::Entry> {
-        let entry = self.slots.remove(index)?;
-        self.deadlines.remove(index);
-        match &entry.slot {
-            Slot::Listener(_) => self.listeners.remove(entry.tuple.local(), index),
-            Slot::Opening(_) => self.forget_connection(index, &entry.tuple, false),
-            Slot::Open(connection) => {
-                self.forget_connection(index, &entry.tuple, connection.is_orphan())
-            }
-            Slot::Undecided(_) => self.forget_undecided(index, &entry.tuple),
-            Slot::Idle(_) | Slot::Done(_) => {}
-        }
-        Some(entry)
-    }
-
-    /// RFC 9293 §3.6.1: the connection becomes a small record for 2 MSL.
-    fn enter_time_wait(&mut self, index: u32, now: Time) {
-        let Some((tuple, connection)) = self.finish(index) else {
-            return;
-        };
-        if self.config.time_wait_max == 0 || self.config.time_wait.is_zero() {
-            return;
-        }
-        if self.time_wait.len() >= self.config.time_wait_max
-            && let Some(oldest) = self.time_wait.first(0)
-        {
-            self.counters.time_wait_recycled += 1;
-            self.forget_time_wait(oldest);
-        }
-        let waiting = Waiting {
-            tuple,
-            record: TimeWait::new(connection.time_wait()),
-        };
-        self.ports.connection_opened(waiting.tuple.local());
-        let record = self.time_wait.push(0, now + self.config.time_wait, waiting);
-        self.insert_target(&tuple, Target::TimeWait(record));
-    }
-
-    fn forget_time_wait(&mut self, record: u32) {
-        let tuple = self.time_wait.get(record).tuple;
-        self.remove_target(&tuple, Target::TimeWait(record));
-        self.time_wait.remove(record);
-        self.ports.connection_closed(tuple.local());
-    }
-}
-
-/// The four-tuple that a target belongs to.
-fn tuple_of<'a>(
-    slots: &'a Slots,
-    half_open: &'a Fifo<Pending, REPEATS>,
-    time_wait: &'a Fifo<Waiting, 1>,
-    target: Target,
-) -> &'a FourTuple {
-    match target {
-        Target::Slot(index) => {
-            &slots
-                .get(index)
-                .expect("a slot leaves the table before it goes")
-                .tuple
-        }
-        Target::HalfOpen(entry) => &half_open.get(entry).tuple,
-        Target::TimeWait(record) => &time_wait.get(record).tuple,
     }
 }
 

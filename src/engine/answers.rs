@@ -1,0 +1,65 @@
+//! Packets that no connection sends: a bounded queue of them, and those to ourselves.
+
+use std::net::IpAddr;
+
+use crate::{
+    config::SocketOptions,
+    engine::{Engine, demux::FourTuple},
+    packet::{Packet, Payload},
+    wire::tcp::TcpHeader,
+};
+
+/// Answers that may wait for the device. What makes more of them comes again.
+const ANSWERS_MAX: usize = 4096;
+
+impl Engine {
+    /// Queues a packet that no connection sends, for the device or for ourselves. `false` if too
+    /// many wait already, as in [`send`](Self::send).
+    pub(super) fn route(&mut self, packet: Packet, to: IpAddr) -> bool {
+        if self.network.is_local(to) {
+            self.looped.push_back(packet);
+            return true;
+        }
+        let may = self.may_answer();
+        if may {
+            self.answer(packet);
+        }
+        may
+    }
+
+    /// Queues a segment that no connection sends. `false` if too many wait already: then it is
+    /// counted as held back, and is not to be counted as what it would have been.
+    pub(super) fn send(
+        &mut self,
+        tuple: FourTuple,
+        header: TcpHeader,
+        options: &SocketOptions,
+    ) -> bool {
+        if !self.network.is_local(tuple.peer().ip()) && !self.may_answer() {
+            return false;
+        }
+        if let Some(packet) = self.packet(
+            &tuple,
+            header,
+            Payload::new(),
+            0,
+            (options.ttl, options.tos & !3),
+        ) {
+            self.answer(packet);
+        }
+        true
+    }
+
+    /// Whether one more answer may wait for the device. What may not is counted as held back.
+    pub(super) fn may_answer(&mut self) -> bool {
+        let has_room = self.answers.len() < ANSWERS_MAX;
+        self.counters.limited += u64::from(!has_room);
+        has_room
+    }
+
+    /// Queues a packet that belongs to no connection, and that [may](Self::may_answer) be.
+    pub(super) fn answer(&mut self, packet: Packet) {
+        self.counters.packets_sent += 1;
+        self.answers.push_back(packet);
+    }
+}
