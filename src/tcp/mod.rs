@@ -37,6 +37,7 @@ mod scoreboard;
 mod send;
 mod state;
 pub(crate) mod time_wait;
+mod timeouts;
 pub(crate) mod timers;
 
 use crate::{
