@@ -199,7 +199,33 @@ macro_rules! common_options {
     };
 }
 
+/// Writes the deprecated names of the type of service.
+macro_rules! older_names {
+    ($type:ty) => {
+        impl $type {
+            /// [`tos_v4`](Self::tos_v4) by its older name.
+            ///
+            /// # Errors
+            /// None; `io::Result` is for the likeness to `tokio::net`.
+            #[deprecated = "renamed to `tos_v4`, as in tokio"]
+            pub fn tos(&self) -> io::Result<u32> {
+                self.tos_v4()
+            }
+
+            /// [`set_tos_v4`](Self::set_tos_v4) by its older name.
+            ///
+            /// # Errors
+            /// As [`set_tos_v4`](Self::set_tos_v4).
+            #[deprecated = "renamed to `set_tos_v4`, as in tokio"]
+            pub fn set_tos(&self, tos: u32) -> io::Result<()> {
+                self.set_tos_v4(tos)
+            }
+        }
+    };
+}
+
 pub(super) use common_options;
+pub(super) use older_names;
 
 #[cfg(test)]
 mod tests {

@@ -71,6 +71,7 @@ impl State {
 }
 
 options::common_options!(TcpSocket);
+options::older_names!(TcpSocket);
 
 impl TcpSocket {
     /// A socket for IPv4. Needs neither a stack nor a runtime yet.
@@ -316,24 +317,6 @@ impl TcpSocket {
         let tos = options::tos(tos)?;
         self.change(|options| options.tos = tos);
         Ok(())
-    }
-
-    /// [`tos_v4`](Self::tos_v4) by its older name.
-    ///
-    /// # Errors
-    /// None; `io::Result` is for the likeness to `tokio::net`.
-    #[deprecated = "renamed to `tos_v4`, as in tokio"]
-    pub fn tos(&self) -> io::Result<u32> {
-        self.tos_v4()
-    }
-
-    /// [`set_tos_v4`](Self::set_tos_v4) by its older name.
-    ///
-    /// # Errors
-    /// As [`set_tos_v4`](Self::set_tos_v4).
-    #[deprecated = "renamed to `set_tos_v4`, as in tokio"]
-    pub fn set_tos(&self, tos: u32) -> io::Result<()> {
-        self.set_tos_v4(tos)
     }
 
     /// The traffic class of packets sent (`IPV6_TCLASS`). Default: 0.

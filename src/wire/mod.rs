@@ -95,7 +95,7 @@ mod tests {
         testing::Rng,
     };
 
-    fn envelope(v6: bool) -> IpEmit {
+    pub(super) fn envelope(v6: bool) -> IpEmit {
         let [src, dst] = if v6 {
             ["fd07::2", "fd07::1"]
         } else {

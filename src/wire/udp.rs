@@ -104,23 +104,7 @@ pub(crate) fn packet(mut ip: IpEmit, src_port: u16, dst_port: u16, payload: Byte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Rng;
-
-    fn envelope(v6: bool) -> IpEmit {
-        let [src, dst] = if v6 {
-            ["fd07::2", "fd07::1"]
-        } else {
-            ["10.7.0.2", "10.7.0.1"]
-        };
-        IpEmit {
-            src: src.parse().unwrap(),
-            dst: dst.parse().unwrap(),
-            protocol: 0,
-            ttl: 64,
-            tos: 0,
-            payload_len: 0,
-        }
-    }
+    use crate::{testing::Rng, wire::tests::envelope};
 
     fn parse(bytes: &[u8]) -> Result<UdpHeader, Malformed> {
         let packet = Packet::received(Bytes::copy_from_slice(bytes), Meta::default());
