@@ -4,11 +4,13 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, BufWriter, Write},
+    mem,
     path::Path,
     task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -51,8 +53,8 @@ pub struct Capture<D, W> {
     snaplen: usize,
     epoch: Duration,
     start: Instant,
-    /// Packets at the front of the queue to be sent that are written already.
-    written_ahead: usize,
+    /// Written before they are sent, and not sent yet.
+    left: VecDeque<Packet>,
     dirty: bool,
     captured: u64,
     missed: u64,
@@ -146,7 +148,7 @@ impl Builder {
             },
             epoch: epoch.duration_since(UNIX_EPOCH).unwrap_or_default(),
             start: Instant::now(),
-            written_ahead: 0,
+            left: VecDeque::new(),
             dirty: false,
             captured: 0,
             missed: 0,
@@ -273,13 +275,21 @@ impl<D: Device, W: Write + Send + 'static> Device for Capture<D, W> {
         packets: &mut VecDeque<Packet>,
     ) -> Poll<io::Result<()>> {
         // Written before they are sent, so that a question stands before its answer. What the
-        // device leaves in the queue comes again at its front, but perhaps not all at once.
+        // device leaves in the queue comes again at its front, but perhaps not all at once; or never,
+        // if it was dropped for having waited too long.
+        let again = packets.iter().zip(&self.left);
+        let known = again
+            .take_while(|(packet, left)| is_same(packet, left))
+            .count();
         let before = packets.len();
-        let known = self.written_ahead;
         self.record(packets.iter().skip(known), Direction::Outbound);
         let outcome = self.device.poll_send(cx, packets);
-        let sent = before.saturating_sub(packets.len());
-        self.written_ahead = known.max(before) - sent;
+        let mut later = mem::take(&mut self.left);
+        later.drain(..before.min(later.len()));
+        if known < before {
+            later.clear();
+        }
+        self.left.extend(packets.iter().cloned().chain(later));
         outcome
     }
 
@@ -294,6 +304,12 @@ impl<D: Device, W: Write + Send + 'static> Device for Capture<D, W> {
     fn drops(&self) -> u64 {
         self.device.drops()
     }
+}
+
+/// Whether two packets are copies of one.
+fn is_same(one: &Packet, other: &Packet) -> bool {
+    let place = |slice: &Bytes| (slice.as_ptr(), slice.len());
+    one.head() == other.head() && one.body.iter().map(place).eq(other.body.iter().map(place))
 }
 
 /// A remark on a packet that is not what goes over a wire.

@@ -192,6 +192,24 @@ async fn packets_that_have_to_wait_are_written_once() {
     assert_eq!(device.captured(), 1000);
 }
 
+/// As the reactor does with what waits for a device that takes nothing.
+#[tokio::test]
+async fn what_comes_after_packets_that_were_dropped_unsent_is_written() {
+    let file = Shared::default();
+    let (mut device, mut other) = capture(Builder::new(), &file);
+    let mut packets: VecDeque<Packet> = (0..1000).map(|_| segment(10)).collect();
+    let cx = &mut Context::from_waker(std::task::Waker::noop());
+    assert!(device.poll_send(cx, &mut packets).is_pending());
+    assert!(!packets.is_empty());
+    packets.clear();
+    receive(&mut other).await;
+    for len in 11..21 {
+        send(&mut device, [segment(len)]).await;
+        receive(&mut other).await;
+    }
+    assert_eq!(device.captured(), 1010);
+}
+
 #[tokio::test]
 async fn what_was_written_is_there_to_be_read_once_nothing_passes() {
     let file = Shared::default();
