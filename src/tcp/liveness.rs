@@ -50,7 +50,9 @@ impl Connection {
             self.patience.since = self.recovery.board.head_sent_at().unwrap_or(cx.now);
         }
         self.patience.retries = self.patience.retries.saturating_add(u8::from(!shrunk));
-        if !shrunk && self.gives_up(cx) {
+        // Never the first, however late it comes: the machine may have stood still, and not the peer
+        // (Linux: `retransmits_timed_out`).
+        if !shrunk && self.patience.retries > 1 && self.gives_up(cx) {
             return true;
         }
         if self.patience.retries == R1 {

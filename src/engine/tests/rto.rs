@@ -295,3 +295,29 @@ fn rfc3168_6_1_2_a_window_reduced_by_a_timeout_is_told_with_cwr_on_new_data() {
     s.write(2000, 1000);
     s.sent("P. 2001:3001(1000)");
 }
+
+/// As after a suspended machine, or when an application blocks the thread (A8, A14).
+#[test]
+fn a_clock_that_jumps_fires_each_timer_once_and_ends_nothing() {
+    for options in ["sackOK", "nop"] {
+        let mut s = Script::distant(Config::default(), options, 100);
+        s.write(0, 5000);
+        s.sent("P. 1:5001(5000)");
+        s.now += Duration::from_secs(3600);
+        s.engine.on_timeout(s.now);
+        assert_eq!(s.drain().len(), 1, "{options}");
+        assert!(s.counters().timeouts <= 1);
+        // The clock may stand still as well: nothing is due, and nothing is sent.
+        for _ in 0..100 {
+            assert!(s.engine.next_deadline().unwrap() > s.now);
+            s.engine.on_timeout(s.now);
+            s.silence();
+        }
+        s.wait_ms(100);
+        s.acked(5001, "nop");
+        assert_eq!(
+            (s.state(), s.info().acked),
+            (Some(State::Established), 5000)
+        );
+    }
+}
