@@ -18,6 +18,8 @@ use std::{
 };
 
 mod alarm;
+#[cfg(test)]
+mod tests;
 
 use alarm::Alarm;
 use tokio::{

@@ -182,12 +182,12 @@ fn conformance_names_only_modules_that_exist() {
     assert!(rows.len() > 10);
 }
 
-/// Threats by their ids: floods, blind injection, malformed packets, state machine.
+/// Threats by their ids: floods, blind injection, malformed packets, state machine, the process.
 fn threat_ids() -> Vec<String> {
     let ids = |letter: char, last: u32| (1..=last).map(move |n| format!("{letter}{n}"));
     let mut all: Vec<String> = ids('F', 18).chain(ids('B', 15)).collect();
     all.push("B4a".into());
-    all.extend(ids('M', 17).chain(ids('S', 17)));
+    all.extend(ids('M', 17).chain(ids('S', 17)).chain(ids('A', 19)));
     all.sort();
     all
 }
@@ -205,8 +205,9 @@ fn conformance_has_for_each_threat_a_test_of_its_name_or_a_reason() {
         }
         let prefix = format!("{}_", id.to_lowercase());
         let has_its_own = named(test).any(|name| name.starts_with(&prefix));
-        // Of what happens in the state machine many tests have the name of a figure or an RFC.
-        let elsewhere = id.starts_with('S') && named(test).next().is_some();
+        // Of what happens in the state machine many tests have the name of a figure or an RFC, and
+        // what programs do has names of its own.
+        let elsewhere = id.starts_with(['S', 'A']) && named(test).next().is_some();
         let reason = test
             .strip_prefix("later: ")
             .is_some_and(|reason| !reason.is_empty());

@@ -393,3 +393,15 @@ fn errors_say_what_is_wrong() {
     let _tun = builder(&namespace).build().unwrap();
     assert_eq!(kind(builder(&namespace)), io::ErrorKind::ResourceBusy);
 }
+
+/// A13: a program that is started by ours has no part in the device.
+#[test]
+fn the_descriptor_is_closed_on_exec() {
+    let Some(namespace) = namespace() else { return };
+    let tun = builder(&namespace).build().unwrap();
+    let info = format!("/proc/self/fdinfo/{}", tun.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(info).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+    assert_ne!(flags & libc::O_CLOEXEC, 0, "{info}");
+}
