@@ -214,8 +214,7 @@ impl Connection {
         // retransmission may have filled the one hole before it.
         let by_frto = outcome.delivery.given_up
             && (self.agreed.sack || !outcome.delivery.retransmitted)
-            && matches!(self.recovery.mode, Mode::Rto { frto, .. } if frto != Frto::Off)
-            && self.recovery.undo.is_some();
+            && matches!(self.recovery.mode, Mode::Rto { frto, .. } if frto != Frto::Off);
         if by_dsack || by_echo || by_frto {
             tracing::debug!(by_dsack, by_echo, by_frto, "spurious recovery undone");
             cx.counters.spurious_recoveries += 1;

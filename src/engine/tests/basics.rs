@@ -1,5 +1,7 @@
 //! The shortest life of a connection, from both sides.
 
+use std::collections::VecDeque;
+
 use super::script::Script;
 use crate::{config::Config, info::State};
 
@@ -43,4 +45,17 @@ fn an_active_open_then_we_close_first_and_wait() {
     );
     s.wait_ms(60_001);
     assert!(s.engine.sockets(s.now).is_empty());
+}
+
+#[test]
+fn a_full_batch_does_not_hide_what_was_sent_to_ourselves() {
+    let mut s = Script::listening(Config::default(), 1);
+    s.engine.connect(s.local, s.now).unwrap();
+    s.engine.connect(s.peer, s.now).unwrap();
+    let mut out = VecDeque::new();
+    // The SYN to the peer fills it; the one to ourselves has yet to come in.
+    assert!(!s.engine.poll_packet(s.now, 1, &mut out));
+    assert_eq!(out.len(), 1);
+    assert!(s.engine.poll_packet(s.now, 2, &mut out));
+    assert_eq!((out.len(), s.count(State::Established)), (1, 2));
 }

@@ -67,6 +67,23 @@ fn rfc6582_3_2_a_partial_acknowledgement_shows_the_next_hole() {
 }
 
 #[test]
+fn rfc6582_3_2_a_partial_acknowledgement_takes_the_duplicates_of_what_it_covers_with_it() {
+    let mut s = ten_segments();
+    // Of the ten, the first and the fourth were lost.
+    for _ in 0..8 {
+        s.acked(1, "");
+    }
+    s.wait_ms(100);
+    let mut sent = s.drain();
+    s.acked(3001, "");
+    sent.extend(s.drain());
+    // The two that were lost went out again, and the rest is new.
+    let new = sent.iter().map(|sent| sent.payload.len()).sum::<usize>() - 2000;
+    // The second and the third have brought one each; six are left, for what has arrived.
+    assert_eq!(s.windows().2, 7000 + new as u64 - 6000);
+}
+
+#[test]
 fn rfc6582_3_2_duplicates_of_the_recovery_point_begin_no_new_recovery() {
     let mut s = ten_segments();
     for _ in 0..3 {

@@ -109,6 +109,23 @@ fn rfc8985_7_3_new_data_makes_the_better_probe() {
 }
 
 #[test]
+fn rfc8985_7_4_the_duplicate_of_a_probe_is_no_sign_of_reordering() {
+    let mut s = distant();
+    s.write(0, 3000);
+    s.sent("P. 1:3001(3000)");
+    assert_eq!(s.wait_for_timer(), Some(200 * MS));
+    s.sent("P. 2001:3001(1000)");
+    s.acked(3001, "");
+    s.acked(3001, "nop,nop,sack 2001:3001");
+    s.write(3000, 10_000);
+    s.sent("P. 3001:13001(10000)");
+    s.wait_ms(100);
+    // Nothing is waited for when three segments have overtaken one.
+    s.acked(3001, "nop,nop,sack 4001:7001");
+    s.sent(". 3001:4001(1000)");
+}
+
+#[test]
 fn rfc8985_7_3_the_tail_of_a_super_segment_is_its_last_segment_on_the_wire() {
     let mut s = distant();
     s.write(0, 2300);
