@@ -86,6 +86,7 @@ impl Connection {
         let echo = self.echo(seg).map(|echo| (echo, self.ts));
         let mut delivery =
             Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt(), echo);
+        delivery.watched = self.black_hole_disproof();
         let recover_flight = flight - self.recovery.board.sacked();
         let dup_acked = self.recovery.dup_acked;
         let lost_before = self.recovery.lost_total;
@@ -157,6 +158,7 @@ impl Connection {
         self.snd.queue.advance_to(data_acked);
         self.link.send.release(released as usize, cx.wakes);
         self.regain_patience(cx.now);
+        self.judge_black_hole(outcome.delivery.large, cx.now);
         if self.recovery.dup_acked > 0 {
             // The segment that was missing brought no duplicate; the others each brought one.
             let mss = u64::from(self.snd.mss);

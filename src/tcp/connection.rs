@@ -14,7 +14,7 @@ use crate::{
         liveness::Patience,
         negotiated::Negotiated,
         pacing::Pacer,
-        path_mtu::{Path, PathMtu},
+        path_mtu::{BlackHole, Path, PathMtu},
         recovery::{Mode, Recovery},
         recv::Recv,
         rtt::RttEstimator,
@@ -55,6 +55,7 @@ pub(crate) struct Connection {
     /// IP and TCP header bytes, without options.
     pub(super) overhead: u16,
     pub(super) path: PathMtu,
+    pub(super) black_hole: Option<BlackHole>,
     pub(super) patience: Patience,
     /// When a segment of the peer's last came.
     pub(super) heard_at: Time,
@@ -235,6 +236,7 @@ impl Connection {
             ts: from.ts,
             overhead: if from.path.is_v6 { 60 } else { 40 },
             path: from.path.mtu,
+            black_hole: None,
             patience: Patience {
                 since: now,
                 ..Patience::default()

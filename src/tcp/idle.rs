@@ -213,6 +213,7 @@ impl Idle {
             ts: self.ts,
             overhead: self.overhead,
             path: self.path,
+            black_hole: None,
             patience: Patience {
                 unanswered: self.unanswered,
                 since: self.heard_at,

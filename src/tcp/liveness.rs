@@ -23,7 +23,7 @@ const R2_BASE: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(1);
 
 /// R1 (SHLD-10): after so many timeouts in a row the path is suspected (Linux: `tcp_retries1`).
-const R1: u8 = 3;
+pub(super) const R1: u8 = 3;
 
 /// How the waiting for a peer stands that does not let us go on.
 #[derive(Debug, Default)]
@@ -60,9 +60,7 @@ impl Connection {
             tracing::debug!(retries = R1, "the peer does not answer");
             self.soft_error.get_or_insert(Failure::TimedOut);
         }
-        if self.patience.retries >= R1 {
-            self.suspect_black_hole(cx.now);
-        }
+        self.suspect_black_hole();
         false
     }
 

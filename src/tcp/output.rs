@@ -106,7 +106,9 @@ impl Connection {
     pub(super) fn current_mss(&self) -> u64 {
         let blocks = self.sack_block_count();
         let options = if blocks > 0 { 4 + 8 * blocks as u64 } else { 0 };
-        u64::from(self.snd.mss).saturating_sub(options).max(16)
+        u64::from(self.segment_max())
+            .saturating_sub(options)
+            .max(16)
     }
 
     fn sack_block_count(&self) -> usize {

@@ -7,6 +7,7 @@ use crate::{
     config::SocketOptions,
     tcp::{
         connection::Connection,
+        liveness::R1,
         negotiated::MSS_MIN,
         recovery::{Frto, Mode},
     },
@@ -58,6 +59,18 @@ impl PathMtu {
             ..self
         }
     }
+}
+
+/// A path that may swallow large packets without a word, or that carries nothing at all for a while:
+/// silence alone does not tell which of the two it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlackHole {
+    /// The packets that are tried in place of larger ones.
+    mtu: u32,
+    /// While nothing is acknowledged, they are.
+    trying: bool,
+    /// When one of these got through for the first time: what was sent larger since tells.
+    since: Option<Time>,
 }
 
 /// What both sides of a handshake know of the stack around them.
@@ -154,21 +167,75 @@ impl Connection {
         self.set_mss();
     }
 
-    /// Nothing was acknowledged for several timeouts: perhaps the path swallows large packets
-    /// (Linux with `tcp_mtu_probing` 1).
-    pub(super) fn suspect_black_hole(&mut self, now: Time) {
+    /// Nothing was acknowledged for several timeouts: perhaps the path swallows large packets, so
+    /// smaller ones are tried (Linux with `tcp_mtu_probing` 1). Once that was of use, a single
+    /// timeout is enough.
+    pub(super) fn suspect_black_hole(&mut self) {
+        if let Some(hole) = self.black_hole
+            && !hole.trying
+            && self.snd.flight_size() > u64::from(self.mss_for(hole.mtu))
+        {
+            let trying = true;
+            self.black_hole = Some(BlackHole { trying, ..hole });
+            return;
+        }
+        if self.patience.retries < R1 {
+            return;
+        }
         let steps = if self.overhead > 40 {
             &STEPS_V6[..]
         } else {
             &STEPS_V4[..]
         };
-        let Some(&smaller) = steps.iter().find(|step| **step < self.path.mtu) else {
+        let tried = self.black_hole.map_or(self.path.mtu, |hole| hole.mtu);
+        let Some(&mtu) = steps.iter().find(|step| **step < tried) else {
             return;
         };
-        let head = self.recovery.board.head_len();
-        if head > u64::from(self.mss_for(smaller)) {
-            tracing::debug!(mtu = smaller, "path MTU, from silence");
-            self.lower(smaller, now);
+        if self.recovery.board.head_len() > u64::from(self.mss_for(mtu)) {
+            tracing::debug!(mtu, "silence: smaller packets are tried");
+            self.black_hole = Some(BlackHole {
+                mtu,
+                trying: true,
+                since: self.black_hole.and_then(|hole| hole.since),
+            });
+        }
+    }
+
+    /// Something was acknowledged; `large`: and it shows that the path takes large packets.
+    ///
+    /// After an outage small ones get through as well as large ones: so these are sent next, and
+    /// only where they vanish and small ones get through again does the path swallow them.
+    pub(super) fn judge_black_hole(&mut self, large: bool, now: Time) {
+        let Some(hole) = self.black_hole else {
+            return;
+        };
+        self.black_hole = match hole.since {
+            _ if large => None,
+            None => Some(BlackHole {
+                trying: false,
+                since: Some(now),
+                ..hole
+            }),
+            Some(_) if hole.trying => {
+                tracing::debug!(mtu = hole.mtu, "path MTU, from silence");
+                self.lower(hole.mtu, now);
+                None
+            }
+            Some(_) => Some(hole),
+        };
+    }
+
+    /// What shows that there is none: segments of more bytes than this, sent since then.
+    pub(super) fn black_hole_disproof(&self) -> Option<(Time, u64)> {
+        let hole = self.black_hole?;
+        Some((hole.since?, self.mss_for(hole.mtu).into()))
+    }
+
+    /// Payload bytes of a full segment, as things stand.
+    pub(super) fn segment_max(&self) -> u16 {
+        match self.black_hole {
+            Some(hole) if hole.trying => self.snd.mss.min(self.mss_for(hole.mtu)),
+            _ => self.snd.mss,
         }
     }
 

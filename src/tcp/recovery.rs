@@ -162,6 +162,10 @@ pub(crate) struct Delivery {
     /// The highest position delivered before (RACK.fack).
     high_before: u64,
     min_rtt: Duration,
+    /// A segment of more bytes, sent since then, is one that the path was thought to swallow; and
+    /// whether there was one.
+    pub(crate) watched: Option<(Time, u64)>,
+    pub(crate) large: bool,
     /// The timestamp that is echoed, and the clock that it is of.
     echo: Option<(u32, TsClock)>,
 }
@@ -280,6 +284,9 @@ impl Recovery {
     /// Notes a delivered segment: for RACK, for the RTT and for the delivery rate.
     pub(crate) fn on_delivered(&mut self, sent: &Sent, delivery: &mut Delivery, by: By, now: Time) {
         let rtt = now.since(sent.sent_at);
+        delivery.large |= delivery
+            .watched
+            .is_some_and(|(since, len)| sent.sent_at >= since && sent.end - sent.start > len);
         if sent.retransmitted {
             // Which transmission arrived? Not the last one if the echoed timestamp is older, or
             // if it would have been faster than any (RFC 8985 §6.2 step 2). A SACK comes with the

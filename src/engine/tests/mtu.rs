@@ -260,6 +260,55 @@ fn a_small_segment_that_vanishes_is_no_sign_of_a_black_hole() {
 }
 
 #[test]
+fn after_an_outage_segments_are_as_large_as_before() {
+    for (v6, full, small) in [(false, 1460, 536), (true, 1440, 1220)] {
+        let mut s = open(v6, Config::default());
+        s.write(0, 40 * full);
+        let sent: usize = on_the_wire(&s.drain()).iter().sum();
+        let mut size = full;
+        while size != small {
+            s.wait_for_timer();
+            size = on_the_wire(&s.drain()).first().map_or(size, |size| *size);
+        }
+        s.recv(&format!(". 1:1(0) ack {} win 65535", full + 1));
+        assert_eq!(on_the_wire(&s.drain()), [full, full]);
+        // These are delivered, so there is no reason to try smaller ones a second time.
+        s.recv(&format!(". 1:1(0) ack {} win 65535", sent + 2 * full + 1));
+        assert!(on_the_wire(&s.drain()).iter().all(|size| *size == full));
+        let timeouts = s.counters().timeouts;
+        let mut first = 0;
+        while s.counters().timeouts == timeouts {
+            s.wait_for_timer();
+            first = on_the_wire(&s.drain())[0];
+        }
+        assert_eq!((first, s.info().path_mtu), (full, 1500));
+    }
+}
+
+#[test]
+fn rfc4821_7_7_where_large_segments_vanish_again_and_small_ones_do_not_the_path_is_small() {
+    let mut s = open(false, Config::default());
+    s.write(0, 50_000);
+    s.drain();
+    let after_timer = |s: &mut Script| {
+        s.wait_for_timer();
+        on_the_wire(&s.drain()).first().copied()
+    };
+    while after_timer(&mut s) != Some(1024) {}
+    s.recv(". 1:1(0) ack 1461 win 65535");
+    assert_eq!(on_the_wire(&s.drain())[0], 1460);
+    // One timeout is enough now.
+    let timeouts = s.counters().timeouts;
+    while s.counters().timeouts == timeouts {
+        assert_ne!(after_timer(&mut s), Some(1460));
+    }
+    assert_eq!(s.info().path_mtu, 1500);
+    s.recv(". 1:1(0) ack 2921 win 65535");
+    assert_eq!(s.info().path_mtu, 1064);
+    assert_eq!(on_the_wire(&s.drain())[0], 1024);
+}
+
+#[test]
 fn a_transfer_through_a_black_hole_arrives() {
     let mut config = Config::default();
     config.sack(false);
