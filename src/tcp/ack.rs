@@ -174,7 +174,8 @@ impl Connection {
         let by_echo = || {
             let echo = self.echo(seg).filter(|_| outcome.acked > 0)?;
             let rtt = self.ts.rtt(echo, now)?;
-            outcome.delivery.believes(rtt, now).then_some(rtt)
+            let twice = outcome.dsack.is_some();
+            outcome.delivery.believes(rtt, twice, now).then_some(rtt)
         };
         if let Some(sample) = outcome.delivery.rtt(now).or_else(by_echo) {
             let least = outcome.delivery.newest_rtt(now).unwrap_or(sample);

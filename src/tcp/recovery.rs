@@ -200,10 +200,11 @@ impl Delivery {
 
     /// Whether a round-trip time that an echo tells is one. Where the acknowledgement of a segment
     /// was lost, the peer answers the retransmission, which is old to it, with the timestamp of the
-    /// first (RFC 7323 §5.3: R2 comes before R3): the time between is our timeout.
-    pub(crate) fn believes(&self, rtt: Duration, now: Time) -> bool {
+    /// first (RFC 7323 §5.3: R2 comes before R3): the time between is our timeout. `twice`: it says
+    /// that it received something twice.
+    pub(crate) fn believes(&self, rtt: Duration, twice: bool, now: Time) -> bool {
         let again = self.again_sent_at.map(|at| now.since(at));
-        again.is_none_or(|since| since < self.min_rtt || rtt <= since + TIMESTAMP_TICK)
+        again.is_none_or(|since| !twice && since < self.min_rtt || rtt <= since + TIMESTAMP_TICK)
     }
 
     /// The round-trip time of what was sent last: without what the peer's delay adds.
