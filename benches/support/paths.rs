@@ -15,7 +15,7 @@ pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) forward: Impairment,
     pub(crate) backward: Impairment,
-    pub(crate) outage: Option<(Duration, Duration)>,
+    pub(crate) outage: Option<Outage>,
     /// For how long a stream is sent; for how long by algorithms that take every loss for
     /// congestion, which need time to meet enough of them and little of the processor.
     time: u64,
@@ -26,10 +26,35 @@ pub(crate) struct Path {
     /// As many times the runs, where it is a matter of chance when slow start ends, and whether it
     /// overflows the queue: then a run is one of two kinds, and all that tells is the mean of many.
     more: u64,
+    /// Where slow start is of two kinds by chance, the rarer kind is left out.
+    typical: bool,
+    /// How many runs are at once, if not by what else is said here.
+    at_once: Option<usize>,
     /// Fast enough to need the processors for itself.
     alone: bool,
     /// As fast as the ends are.
     unlimited: bool,
+}
+
+/// When the link goes down, and the length of a run after it is up again.
+///
+/// A sender tries the path again after times that double, so from the end of an outage it takes
+/// between nothing and as long as the outage was until it goes on: which of these is chance, and
+/// where every run's outage is as long, all runs have the same luck. So the lengths are spread evenly
+/// over one doubling, from 7 to 14 s; their mean is 10 s. What follows is longer than any of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outage {
+    after: Duration,
+    then: Duration,
+}
+
+impl Outage {
+    /// How long the one of run `run` of `runs` is.
+    fn length(run: u64, runs: u64) -> Duration {
+        const SHORTEST: f64 = 6.93;
+        let part = (run as f64 - 0.5) / runs as f64;
+        Duration::from_secs_f64(SHORTEST * part.exp2())
+    }
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -58,6 +83,8 @@ fn path(
         slow: false,
         lossy_slow: false,
         more: 1,
+        typical: false,
+        at_once: None,
         alone: false,
         unlimited: false,
     }
@@ -86,6 +113,26 @@ impl Path {
 
     fn times(self, more: u64) -> Self {
         Self { more, ..self }
+    }
+
+    /// By the middle half of the runs, and only so many of them at once: what holds the machine up
+    /// ends slow start early in some runs, as if something had been lost.
+    fn typical(self, at_once: usize) -> Self {
+        Self {
+            typical: true,
+            at_once: Some(at_once),
+            ..self
+        }
+    }
+
+    /// Goes down after `after` seconds, for 10 s in the mean; then the run lasts `then` seconds more.
+    fn outage(self, after: u64, then: u64) -> Self {
+        let [after, then] = [after, then].map(Duration::from_secs);
+        Self {
+            outage: Some(Outage { after, then }),
+            at_once: Some(48),
+            ..self
+        }
     }
 
     fn slow(self, time: u64) -> Self {
@@ -118,8 +165,6 @@ fn m100() -> Impairment {
 /// The grid: rates, delays, losses, and what else goes wrong.
 pub(crate) fn grid() -> Vec<Path> {
     let g1 = || wire(1000, 10 * MS);
-    let mut outage = path("100M 50ms, 10 s out", m100(), |p| p).lasting(19);
-    outage.outage = Some((4 * 1000 * MS, 10 * 1000 * MS));
     vec![
         path("100M 50ms", m100(), |p| p),
         path("100M 50ms 0.1%", m100(), |p| p.loss(0.001)).lossy(15),
@@ -141,7 +186,8 @@ pub(crate) fn grid() -> Vec<Path> {
         .times(2),
         path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS))
             .lasting(3)
-            .times(4),
+            .times(4)
+            .typical(2),
         path("100M 50ms, bursts", m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
@@ -154,7 +200,10 @@ pub(crate) fn grid() -> Vec<Path> {
             |p| p,
         )
         .lossy(20),
-        outage,
+        path("10M 50ms, 10 s out", wire(10, 50 * MS), |p| p)
+            .lasting(40)
+            .outage(12, 16)
+            .times(8),
     ]
 }
 
@@ -192,6 +241,14 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
+/// The mean without the lowest and the highest quarter.
+fn middle(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    mean(values[quarter..values.len() - quarter].iter().copied())
+}
+
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, n), value| (sum + value, n + 1.0));
     sum / count
@@ -216,14 +273,20 @@ fn each<T: Send, J: Sync>(
 }
 
 impl Path {
-    fn run(&self, (sender, receiver): (Side, Side), congestion: Congestion, seed: u64) -> Run {
+    fn run(
+        &self,
+        (sender, receiver): (Side, Side),
+        congestion: Congestion,
+        seed: u64,
+        outage: Duration,
+    ) -> Run {
         Run {
             sender,
             receiver,
             congestion,
             forward: self.forward.clone(),
             backward: self.backward.clone(),
-            outage: self.outage,
+            outage: self.outage.map(|at| (at.after, outage)),
             pauses: !self.unlimited,
             seed,
         }
@@ -231,14 +294,21 @@ impl Path {
 
     /// The figures of the four combinations of ends, of `runs` runs or as many times more.
     fn compare(&self, congestion: Congestion, runs: u64) -> io::Result<[Figures; 4]> {
-        let seeds = (1..=runs * self.more).map(|run| run * 7);
-        let jobs: Vec<_> = seeds
-            .flat_map(|seed| ENDS.map(|ends| (ends, seed)))
+        let all = runs * self.more;
+        let jobs: Vec<_> = (1..=all)
+            .flat_map(|run| ENDS.map(|ends| (ends, run)))
             .collect();
-        let run = |(ends, seed): &((Side, Side), u64)| self.run(*ends, congestion, *seed);
+        let run = |(ends, run): &((Side, Side), u64)| {
+            self.run(*ends, congestion, run * 7, Outage::length(*run, all))
+        };
         let at_once = runs as usize * ENDS.len();
+        // Short transfers know nothing of an outage.
+        let short = match self.outage {
+            Some(_) => &jobs[..at_once],
+            None => &jobs[..],
+        };
         let mut small = Vec::new();
-        for jobs in jobs.chunks(at_once) {
+        for jobs in short.chunks(at_once) {
             small.extend(each(jobs, !self.alone, |job| {
                 run(job).transfers(100_000, 20)
             })?);
@@ -248,13 +318,21 @@ impl Path {
         let mut streams = Vec::new();
         let slow = self.slow || thin.is_some() && self.lossy_slow;
         let together = if slow { at_once } else { ENDS.len() };
-        for jobs in jobs.chunks(together) {
+        for jobs in jobs.chunks(self.at_once.unwrap_or(together)) {
             let at_once = thin.is_some() || !self.alone;
-            streams.extend(each(jobs, at_once, |job| run(job).stream(time))?);
+            streams.extend(each(jobs, at_once, |job| {
+                let lasts = |at: Outage| at.after + Outage::length(job.1, all) + at.then;
+                run(job).stream(self.outage.map_or(time, lasts))
+            })?);
         }
         Ok(std::array::from_fn(|at| {
             let of = |value: &dyn Fn(&Outcome) -> f64| {
-                mean(streams.iter().skip(at).step_by(ENDS.len()).map(value))
+                let values = streams.iter().skip(at).step_by(ENDS.len()).map(value);
+                if self.typical {
+                    middle(values)
+                } else {
+                    mean(values)
+                }
             };
             let small = small.iter().skip(at).step_by(ENDS.len()).flatten();
             let percent = 100.0 / of(&|run| run.bytes).max(1.0);
@@ -380,7 +458,8 @@ fn fairness(selection: &Selection, verdicts: &mut Verdicts) -> io::Result<()> {
         let path = path("fair", m100(), |p| p);
         let seeds: Vec<u64> = (1..=selection.runs).collect();
         let shares = each(&seeds, true, |seed| {
-            let run = path.run((Side::Linux, Side::Linux), congestion, *seed);
+            let ends = (Side::Linux, Side::Linux);
+            let run = path.run(ends, congestion, *seed, Duration::ZERO);
             wan::share(&run, Duration::from_secs(25))
         })?;
         let linux = median(shares.iter().map(|share| share[0] / 1e6));
