@@ -226,7 +226,7 @@ impl<D: Device> Reactor<D> {
         })
     }
 
-    /// Whether there were packets. Otherwise the device wakes the task when there are.
+    /// Whether there may be more packets. Otherwise the device wakes the task when there are.
     fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         match self.device.poll_recv(cx, &mut self.received, RECV_BATCH) {
             Poll::Pending => Ok(false),
@@ -234,7 +234,7 @@ impl<D: Device> Reactor<D> {
                 io::ErrorKind::BrokenPipe,
                 "the other end of the stack's device is gone",
             )),
-            Poll::Ready(result) => result.map(|_| true),
+            Poll::Ready(result) => result.map(|_| !self.device.is_drained()),
         }
     }
 

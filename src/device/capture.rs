@@ -297,6 +297,10 @@ impl<D: Device, W: Write + Send + 'static> Device for Capture<D, W> {
         self.device.merge_received();
     }
 
+    fn is_drained(&self) -> bool {
+        self.device.is_drained()
+    }
+
     fn name(&self) -> Option<&str> {
         self.device.name()
     }

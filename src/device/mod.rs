@@ -118,6 +118,13 @@ pub trait Device: Send + 'static {
     /// segments anyway, as [`Offload`] does. For devices that do it at less cost while they read.
     fn merge_received(&mut self) {}
 
+    /// Whether the last [`poll_recv`](Self::poll_recv) has not only delivered packets but taken all
+    /// there were, and will have the task woken for the next: to poll once more, and to be told that
+    /// there is none, would be for nothing. A device that does not know says no.
+    fn is_drained(&self) -> bool {
+        false
+    }
+
     /// The name of the interface, if it is one.
     fn name(&self) -> Option<&str> {
         None

@@ -139,6 +139,10 @@ impl<D: Device> Device for Offload<D> {
         Poll::Ready(Ok(()))
     }
 
+    fn is_drained(&self) -> bool {
+        self.device.is_drained()
+    }
+
     fn name(&self) -> Option<&str> {
         self.device.name()
     }

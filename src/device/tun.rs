@@ -72,6 +72,8 @@ pub struct Tun {
     polls: u32,
     /// Bytes sent since it was last looked whether there is an answer.
     unanswered: usize,
+    /// The last poll has read until there was nothing, and registered its task.
+    drained: bool,
 }
 
 /// The open device, and what it takes to read and to write one packet.
@@ -301,9 +303,13 @@ impl Device for Tun {
                 }
             };
             let is_drained = self.port.read_some(packets, max)?;
+            let is_registered = guard.is_none();
             if let (true, Some(mut guard)) = (is_drained, guard) {
                 guard.clear_ready();
             }
+            self.drained = is_drained
+                && (is_registered || readiness.fd.poll_read_ready(cx).is_pending())
+                && readiness.gone.as_mut().poll(cx).is_pending();
         }
         Poll::Ready(Ok(packets.len() - start))
     }
@@ -337,6 +343,10 @@ impl Device for Tun {
 
     fn merge_received(&mut self) {
         self.port.reader.merge();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.drained
     }
 
     fn name(&self) -> Option<&str> {

@@ -216,6 +216,7 @@ impl TunBuilder {
             name,
             polls: 0,
             unanswered: 0,
+            drained: false,
         })
     }
 

@@ -2,6 +2,8 @@ use std::{
     future::poll_fn,
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Wake, Waker},
     time::Duration,
 };
 
@@ -123,6 +125,48 @@ fn a_packet_in_more_pieces_than_one_call_takes_goes_out_whole() {
             assert_eq!(reply.to_vec()[28..], payload);
         });
         assert_eq!(tun.drops(), 0);
+    }
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_poll_that_has_drained_the_device_wakes_for_the_next_packet() {
+    let Some(namespace) = namespace() else { return };
+    for offload in [true, false] {
+        let mut tun = builder(&namespace).offload(offload).build().unwrap();
+        let kernel = namespace
+            .run(|| UdpSocket::bind("10.9.0.1:7"))
+            .unwrap()
+            .unwrap();
+        block_on(async {
+            // Woken by the runtime, and then having asked by itself.
+            for has_sent in [false, true] {
+                let flag = Arc::new(Flag::default());
+                let waker = Waker::from(Arc::clone(&flag));
+                let cx = &mut Context::from_waker(&waker);
+                let mut packets = Vec::new();
+                while packets.is_empty() || !tun.is_drained() {
+                    packets.clear();
+                    kernel.send_to(&[8; 1000], (OURS, 9)).unwrap();
+                    tun.unanswered = if has_sent { ASK_AFTER } else { 0 };
+                    flag.0.store(false, Ordering::Relaxed);
+                    let _ = tun.poll_recv(cx, &mut packets, 64);
+                    tokio::task::yield_now().await;
+                }
+                kernel.send_to(&[8; 1000], (OURS, 9)).unwrap();
+                while !flag.0.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
     }
 }
 

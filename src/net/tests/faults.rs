@@ -3,6 +3,10 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +16,7 @@ use tokio::time::{self, timeout};
 use super::{builder, settle};
 use crate::{
     device::{Capabilities, Device},
-    packet::Packet,
+    packet::{Meta, Packet},
 };
 
 /// Never delivers anything, and does one thing when it is to send.
@@ -249,5 +253,55 @@ async fn an_mtu_that_no_link_can_have_changes_nothing() {
         let _ = stack.counters().await.unwrap();
         let sent = socket.send_to(&vec![0; len], "10.0.0.2:9").await;
         assert_eq!(sent.is_ok(), fits, "{mtu}");
+    }
+}
+
+/// Delivers one packet of an unknown kind, counts how often it is asked, and may tell that this one
+/// was all.
+struct Single {
+    polls: Arc<AtomicUsize>,
+    tells: bool,
+}
+
+impl Device for Single {
+    fn capabilities(&self) -> Capabilities {
+        Faulty(|| Poll::Pending).capabilities()
+    }
+
+    fn poll_recv(
+        &mut self,
+        _: &mut Context<'_>,
+        packets: &mut Vec<Packet>,
+        _: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.polls.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Poll::Pending;
+        }
+        packets.push(Packet::received(vec![0; 20].into(), Meta::default()));
+        Poll::Ready(Ok(1))
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, _: &mut VecDeque<Packet>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_drained(&self) -> bool {
+        self.tells
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_tells_that_it_is_drained_is_not_asked_again() {
+    for (tells, expected) in [(true, 1), (false, 2)] {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let device = Single {
+            polls: Arc::clone(&polls),
+            tells,
+        };
+        let stack = builder(1).spawn(device).unwrap();
+        settle().await;
+        assert_eq!(polls.load(Ordering::Relaxed), expected, "{tells}");
+        // It was processed all the same.
+        assert_eq!(stack.counters().await.unwrap().packets_received, 1);
     }
 }
