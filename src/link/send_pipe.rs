@@ -25,7 +25,7 @@ const COPY_MAX: usize = 64 << 10;
 /// A writer that has a single thread in common with the reactor lets it send after so many bytes:
 /// they are in a cache then, and the blocks they lie in are soon free to be used again. With more
 /// threads the two would chase each other from processor to processor.
-const AHEAD_MAX: usize = 192 << 10;
+const AHEAD_MAX: usize = 128 << 10;
 
 /// What is free of a block is given up when it is less than this and the write needs more.
 const REST_MIN: usize = 4 << 10;
@@ -628,7 +628,7 @@ mod tests {
         let pipe = pipe(1 << 20);
         pipe.bell.set_reactor_thread();
         pipe.take(45 * 1448, &mut Rope::new(), &mut Wakes::new());
-        assert_eq!(write(&pipe, &[0; 200_000]), Write::Some(3 * 45 * 1448));
+        assert_eq!(write(&pipe, &[0; 200_000]), Write::Some(2 * 45 * 1448));
         take(&pipe);
         pipe.take(u64::MAX, &mut Rope::new(), &mut Wakes::new());
         assert_eq!(write(&pipe, &[0; 200_000]), Write::Some(AHEAD_MAX));
