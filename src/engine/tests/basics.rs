@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::script::Script;
-use crate::{config::Config, info::State};
+use super::{raw, script::Script};
+use crate::{config::Config, error::Failure, info::State};
 
 #[test]
 fn a_passive_open_then_data_then_the_peer_closes_first() {
@@ -58,4 +58,15 @@ fn a_full_batch_does_not_hide_what_was_sent_to_ourselves() {
     assert_eq!(out.len(), 1);
     assert!(s.engine.poll_packet(s.now, 2, &mut out));
     assert_eq!((out.len(), s.count(State::Established)), (1, 2));
+}
+
+#[test]
+fn nothing_is_sent_any_more_once_the_device_is_gone() {
+    let mut s = Script::listening(Config::default(), 1);
+    s.engine.connect(s.peer, s.now).unwrap();
+    let stray = raw::Tcp::from_peer(&s, raw::ACK, 0).packet();
+    s.engine.on_packet(stray, s.now);
+    assert_eq!(s.counters().resets_sent, 1);
+    s.engine.fail(Failure::DeviceGone);
+    s.silence();
 }

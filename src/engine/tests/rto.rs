@@ -321,3 +321,20 @@ fn a_clock_that_jumps_fires_each_timer_once_and_ends_nothing() {
         );
     }
 }
+
+/// What a router asked for is no episode that could be undone; the timeout behind it is one.
+#[test]
+fn a_timeout_for_nothing_is_undone_also_where_a_smaller_mtu_was_told_before() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 2000);
+    let sent = s.sent("P. 1:2001(2000)");
+    s.recv_icmp((3, 4), 800, &sent, 0);
+    assert!(!s.drain().is_empty());
+    assert_eq!((s.info().snd_mss, s.info().recovery), (760, "loss"));
+    s.wait_for_timer();
+    let again = s.drain();
+    assert_eq!((again.len(), s.counters().timeouts), (1, 1));
+    // All that the router let through was only late, and so the first segment came twice.
+    s.acked(2001, "nop,nop,sack 1:761");
+    assert_eq!(s.counters().spurious_recoveries, 1);
+}
