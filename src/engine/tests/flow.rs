@@ -341,3 +341,17 @@ fn bbr_takes_what_an_idle_application_does_not_send_for_no_lack_of_bandwidth() {
     let burst = flow.delivered - before;
     assert!(burst > 420_000, "{burst}");
 }
+
+#[test]
+fn a_pause_does_not_count_for_the_rate_of_what_follows_it() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    for end in [10_000, 20_000] {
+        s.wait_ms(10_000);
+        s.write(end - 10_000, 10_000);
+        s.drain();
+        s.wait_ms(100);
+        s.acked(end as u32 + 1, "nop");
+        // Ten segments in a round trip.
+        assert_eq!(s.info().delivery_rate, Some(100_000));
+    }
+}

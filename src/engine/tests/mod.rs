@@ -17,7 +17,6 @@ mod icmp;
 mod icmp_v6;
 mod injection;
 mod keepalive;
-mod logs;
 mod lossy;
 mod malformed;
 mod malformed_v6;

@@ -201,6 +201,21 @@ fn rfc7323_4_1_a_timestamp_gives_the_sample_that_karn_forbids() {
     assert_ne!(s.info().srtt, before);
 }
 
+/// It comes sooner after the repetition than any round trip takes: it is the first that is answered.
+#[test]
+fn rfc7323_4_1_an_answer_too_soon_for_the_repetition_times_the_first() {
+    let mut s = Script::distant(Config::default(), "TS val 1 ecr 0", 100);
+    let first = s.elapsed().as_millis() as u32;
+    s.write(0, 988);
+    s.sent("P. 1:989(988)");
+    s.wait_for_timer();
+    s.sent("P. 1:989(988)");
+    s.wait_ms(50);
+    s.acked(989, &format!("TS val 200 ecr {first}"));
+    // An eighth of the way from 100 ms to 350 and more.
+    assert!(s.info().srtt > Some(125 * MS), "{:?}", s.info().srtt);
+}
+
 #[test]
 fn rfc2018_8_a_peer_that_reneged_gets_everything_again() {
     let mut s = Script::distant(Config::default(), "sackOK", 100);
