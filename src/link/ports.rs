@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    hash::Hasher,
+    hash::{Hash, Hasher},
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -27,11 +28,20 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 struct Inner {
     bound: HashMap<u16, Vec<Bound>>,
-    connections: HashMap<u16, u32>,
+    connections: HashMap<u16, Used>,
     /// Keys the sequence of ports that are tried first, so that nobody can foresee it.
     key: u64,
     /// Of binds so far: the name of the next, and the place in that sequence.
     count: u64,
+}
+
+/// How connections use a port.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    count: u32,
+    /// What all their local addresses hash to: those of a port are nearly always the same. None, if
+    /// there were several.
+    ip: Option<NonZeroU32>,
 }
 
 /// One that holds a port.
@@ -68,7 +78,8 @@ impl Ports {
     ///
     /// As on Linux, two that overlap exclude each other, unless both have `reuseport`, or both have
     /// `reuseaddr` and none of them listens. A wildcard overlaps every address of its family, and
-    /// `[::]` those of IPv4 too. A port that connections use is free only with one of the two.
+    /// `[::]` those of IPv4 too. A port that connections use is free on their address only with one
+    /// of the two.
     ///
     /// # Errors
     /// `AddrNotAvailable` if the address is not ours, `AddrInUse` if the port is taken.
@@ -123,14 +134,19 @@ impl Ports {
 
     /// [engine] A connection uses this port, in whichever state.
     pub(crate) fn connection_opened(&self, local: SocketAddr) {
-        *self.lock().connections.entry(local.port()).or_default() += 1;
+        let mut inner = self.lock();
+        let ip = Some(inner.hash(local.ip()));
+        let new = Used { count: 0, ip };
+        let used = inner.connections.entry(local.port()).or_insert(new);
+        used.count += 1;
+        used.ip = used.ip.filter(|_| used.ip == ip);
     }
 
     /// [engine] It does so no longer.
     pub(crate) fn connection_closed(&self, local: SocketAddr) {
         let mut inner = self.lock();
         match inner.connections.get_mut(&local.port()) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(used) if used.count > 1 => used.count -= 1,
             _ => {
                 inner.connections.remove(&local.port());
             }
@@ -140,8 +156,22 @@ impl Ports {
 
 impl Inner {
     fn is_taken(&self, port: u16, new: &Bound) -> bool {
-        let used = self.connections.contains_key(&port) && !new.reuseaddr && !new.reuseport;
+        let used = self.is_used(port, new.ip) && !new.reuseaddr && !new.reuseport;
         used || self.conflicts(port, new)
+    }
+
+    /// Whether connections use the port on that address.
+    fn is_used(&self, port: u16, ip: IpAddr) -> bool {
+        let theirs = self.connections.get(&port).map(|used| used.ip);
+        theirs.is_some_and(|theirs| {
+            ip.is_unspecified() || theirs.is_none_or(|theirs| theirs == self.hash(ip))
+        })
+    }
+
+    fn hash(&self, ip: IpAddr) -> NonZeroU32 {
+        let mut hasher = SipHasher13::new_with_keys(self.key, !self.key);
+        ip.to_canonical().hash(&mut hasher);
+        NonZeroU32::new(hasher.finish() as u32).unwrap_or(NonZeroU32::MAX)
     }
 
     fn conflicts(&self, port: u16, new: &Bound) -> bool {
@@ -361,7 +391,8 @@ mod tests {
                 // All but a few are taken by somebody else from here on.
                 let mut inner = ports.lock();
                 EPHEMERAL.filter(|port| port % 1000 != 0).for_each(|port| {
-                    inner.connections.insert(port, 1);
+                    let (count, ip) = (1, None);
+                    inner.connections.insert(port, Used { count, ip });
                 });
             }
         }
@@ -387,6 +418,17 @@ mod tests {
         let refused = ports.bind(at, false, false, true);
         assert_eq!(kind(refused), Some(io::ErrorKind::AddrInUse));
         ports.bind(at, true, false, true).unwrap();
+        // On another address nobody uses it, until a connection does.
+        let other = addr("10.7.0.3:80");
+        ports.bind(other, false, false, true).unwrap();
+        let any = ports.bind(addr("0.0.0.0:80"), false, false, true);
+        assert_eq!(kind(any), Some(io::ErrorKind::AddrInUse));
+        ports.connection_opened(other);
+        for at in [at, other] {
+            let refused = ports.bind(at, false, false, true);
+            assert_eq!(kind(refused), Some(io::ErrorKind::AddrInUse));
+        }
+        ports.connection_closed(other);
         ports.connection_closed(at);
         ports.connection_closed(at);
         ports.bind(at, false, false, true).unwrap();
