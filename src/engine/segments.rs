@@ -324,7 +324,9 @@ impl Engine {
         if !self.config.reset_closed_ports {
             return;
         }
-        if !self.limits.resets.allows(now, &mut self.rng) {
+        // What we send to ourselves floods nobody.
+        let to_us = self.network.is_local(tuple.peer().ip());
+        if !to_us && !self.limits.resets.allows(now, &mut self.rng) {
             self.counters.limited += 1;
             return;
         }

@@ -157,6 +157,17 @@ async fn a_closed_port_of_our_own_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_knocks_at_closed_ports_of_our_own_is_refused_at_once_however_often() {
+    let (stack, _end) = alone();
+    let start = time::Instant::now();
+    for _ in 0..3000 {
+        let error = stack.connect("127.0.0.1:9").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+    assert!(start.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_socket_connected_to_itself_talks_to_itself() {
     let (stack, _end) = alone();
     for local in ["127.0.0.1:4000", "10.0.0.1:4001", "[::1]:4002"] {
