@@ -130,7 +130,7 @@ impl Path {
         let [after, then] = [after, then].map(Duration::from_secs);
         Self {
             outage: Some(Outage { after, then }),
-            at_once: Some(48),
+            at_once: Some(30),
             ..self
         }
     }
@@ -202,8 +202,8 @@ pub(crate) fn grid() -> Vec<Path> {
         .lossy(20),
         path("10M 50ms, 10 s out", wire(10, 50 * MS), |p| p)
             .lasting(40)
-            .outage(12, 16)
-            .times(8),
+            .outage(14, 16)
+            .times(5),
     ]
 }
 
