@@ -26,8 +26,6 @@ pub(crate) struct Path {
     /// As many times the runs, where it is a matter of chance when slow start ends, and whether it
     /// overflows the queue: then a run is one of two kinds, and all that tells is the mean of many.
     more: u64,
-    /// Where slow start is of two kinds by chance, the rarer kind is left out.
-    typical: bool,
     /// How many runs are at once, if not by what else is said here.
     at_once: Option<usize>,
     /// Fast enough to need the processors for itself.
@@ -83,7 +81,6 @@ fn path(
         slow: false,
         lossy_slow: false,
         more: 1,
-        typical: false,
         at_once: None,
         alone: false,
         unlimited: false,
@@ -115,12 +112,11 @@ impl Path {
         Self { more, ..self }
     }
 
-    /// By the middle half of the runs, and only so many of them at once: what holds the machine up
-    /// ends slow start early in some runs, as if something had been lost.
-    fn typical(self, at_once: usize) -> Self {
+    /// Only so many runs at once: what holds the machine up ends slow start early in some of them, as
+    /// if something had been lost.
+    fn at_once(self, runs: usize) -> Self {
         Self {
-            typical: true,
-            at_once: Some(at_once),
+            at_once: Some(runs),
             ..self
         }
     }
@@ -187,7 +183,7 @@ pub(crate) fn grid() -> Vec<Path> {
         path("100M 50ms, 5% late", m100(), |p| p.reorder(0.05, 20 * MS))
             .lasting(3)
             .times(4)
-            .typical(2),
+            .at_once(2),
         path("100M 50ms, bursts", m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
@@ -239,14 +235,6 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
         n if n % 2 == 1 => values[half],
         _ => (values[half - 1] + values[half]) / 2.0,
     }
-}
-
-/// The mean without the lowest and the highest quarter.
-fn middle(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let quarter = values.len() / 4;
-    mean(values[quarter..values.len() - quarter].iter().copied())
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -327,12 +315,7 @@ impl Path {
         }
         Ok(std::array::from_fn(|at| {
             let of = |value: &dyn Fn(&Outcome) -> f64| {
-                let values = streams.iter().skip(at).step_by(ENDS.len()).map(value);
-                if self.typical {
-                    middle(values)
-                } else {
-                    mean(values)
-                }
+                mean(streams.iter().skip(at).step_by(ENDS.len()).map(value))
             };
             let small = small.iter().skip(at).step_by(ENDS.len()).flatten();
             let percent = 100.0 / of(&|run| run.bytes).max(1.0);
