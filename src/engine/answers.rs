@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use crate::{
     config::SocketOptions,
-    engine::{Engine, demux::FourTuple},
+    engine::{Engine, Limits, demux::FourTuple, limiter::Limiter},
     packet::{Packet, Payload},
+    time::Time,
     wire::tcp::TcpHeader,
 };
 
@@ -48,6 +49,20 @@ impl Engine {
             self.answer(packet);
         }
         true
+    }
+
+    /// Whether the limit of its kind lets an answer to `to` out. What it does not is counted as held
+    /// back. What we send to ourselves floods nobody, and has no limit (nor has it on Linux).
+    pub(super) fn is_allowed(
+        &mut self,
+        kind: fn(&mut Limits) -> &mut Limiter,
+        to: IpAddr,
+        now: Time,
+    ) -> bool {
+        let allowed =
+            self.network.is_local(to) || kind(&mut self.limits).allows(now, &mut self.rng);
+        self.counters.limited += u64::from(!allowed);
+        allowed
     }
 
     /// Whether one more answer may wait for the device. What may not is counted as held back.

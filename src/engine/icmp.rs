@@ -38,8 +38,11 @@ impl Engine {
     pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
         match icmp::parse(&packet, ip) {
             Ok(IcmpMessage::EchoRequest { echo, code }) => {
-                if !self.config.echo_reply || !self.limits.icmp.allows(now, &mut self.rng) {
+                if !self.config.echo_reply {
                     self.counters.limited += 1;
+                    return;
+                }
+                if !self.is_allowed(|limits| &mut limits.icmp, ip.src, now) {
                     return;
                 }
                 let ttl = self.config.options.ttl;
@@ -63,8 +66,7 @@ impl Engine {
         if !icmp::may_report(packet, ip) {
             return;
         }
-        if !self.limits.icmp.allows(now, &mut self.rng) {
-            self.counters.limited += 1;
+        if !self.is_allowed(|limits| &mut limits.icmp, ip.src, now) {
             return;
         }
         let message = icmp::report(packet, ip, report, self.config.options.ttl);

@@ -324,10 +324,7 @@ impl Engine {
         if !self.config.reset_closed_ports {
             return;
         }
-        // What we send to ourselves floods nobody.
-        let to_us = self.network.is_local(tuple.peer().ip());
-        if !to_us && !self.limits.resets.allows(now, &mut self.rng) {
-            self.counters.limited += 1;
+        if !self.is_allowed(|limits| &mut limits.resets, tuple.peer().ip(), now) {
             return;
         }
         let mut header = TcpHeader {

@@ -168,6 +168,17 @@ async fn whoever_knocks_at_closed_ports_of_our_own_is_refused_at_once_however_of
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_asks_for_echoes_of_our_own_gets_every_one() {
+    let (stack, _end) = alone();
+    for _ in 0..3000 {
+        let limit = Duration::from_secs(1);
+        let rtt = stack.ping(Ipv4Addr::LOCALHOST.into(), b"", limit).await;
+        assert!(rtt.is_ok(), "{rtt:?}");
+    }
+    assert_eq!(stack.counters().await.unwrap().limited, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_socket_connected_to_itself_talks_to_itself() {
     let (stack, _end) = alone();
     for local in ["127.0.0.1:4000", "10.0.0.1:4001", "[::1]:4002"] {
