@@ -81,9 +81,8 @@ fn s11_a_window_update_that_is_lost_five_times_costs_only_time() {
     s.sent(". 5000:5000(0) ack 1");
 }
 
-/// What a cork holds back goes out with the timer of the probes, which has become slow by then.
-#[test]
-fn a_window_that_opens_lets_out_what_is_corked_as_soon_as_it_would_have_at_first() {
+/// Three probes were sent; the next one is due 1.6 s after them.
+fn corked_at_a_closed_window() -> Script {
     let mut s = Script::accepted(Config::default());
     s.recv(". 1:1(0) ack 1 win 0");
     s.set(|options| options.cork = true);
@@ -91,6 +90,13 @@ fn a_window_that_opens_lets_out_what_is_corked_as_soon_as_it_would_have_at_first
     for expected in [200, 400, 800] {
         assert_eq!(next_probe(&mut s), expected);
     }
+    s
+}
+
+/// What a cork holds back goes out with the timer of the probes, which has become slow by then.
+#[test]
+fn a_window_that_opens_lets_out_what_is_corked_as_soon_as_it_would_have_at_first() {
+    let mut s = corked_at_a_closed_window();
     s.recv(". 1:1(0) ack 1 win 65535");
     s.wait_ms(199);
     s.silence();
@@ -101,13 +107,7 @@ fn a_window_that_opens_lets_out_what_is_corked_as_soon_as_it_would_have_at_first
 /// Less than all that waits fits: the window is still the reason to wait, and the pace stays.
 #[test]
 fn a_window_that_opens_for_less_than_what_is_corked_changes_no_interval() {
-    let mut s = Script::accepted(Config::default());
-    s.recv(". 1:1(0) ack 1 win 0");
-    s.set(|options| options.cork = true);
-    s.write(0, 10);
-    for expected in [200, 400, 800] {
-        assert_eq!(next_probe(&mut s), expected);
-    }
+    let mut s = corked_at_a_closed_window();
     s.recv(". 1:1(0) ack 1 win 5");
     s.wait_ms(1599);
     s.silence();
