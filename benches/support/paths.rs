@@ -123,10 +123,11 @@ impl Path {
 
     /// Goes down after `after` seconds, for 10 s in the mean; then the run lasts `then` seconds more.
     fn outage(self, after: u64, then: u64) -> Self {
+        let time = after + 10 + then;
         let [after, then] = [after, then].map(Duration::from_secs);
         Self {
             outage: Some(Outage { after, then }),
-            at_once: Some(30),
+            time,
             ..self
         }
     }
@@ -197,9 +198,9 @@ pub(crate) fn grid() -> Vec<Path> {
         )
         .lossy(20),
         path("10M 50ms, 10 s out", wire(10, 50 * MS), |p| p)
-            .lasting(40)
             .outage(14, 16)
-            .times(5),
+            .times(5)
+            .at_once(30),
     ]
 }
 
