@@ -8,6 +8,8 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+#[path = "support/estimate.rs"]
+mod estimate;
 #[path = "support/paths.rs"]
 mod paths;
 #[path = "support/wan.rs"]
@@ -19,7 +21,7 @@ fn main() -> std::io::Result<()> {
     let mut selection = paths::Selection {
         paths: Vec::new(),
         algorithms: Vec::new(),
-        runs: 3,
+        runs: None,
     };
     for arg in std::env::args()
         .skip(1)
@@ -30,7 +32,7 @@ fn main() -> std::io::Result<()> {
             "reno" => selection.algorithms.push(Congestion::Reno),
             "bbr" => selection.algorithms.push(Congestion::Bbr),
             other => match other.parse() {
-                Ok(runs) => selection.runs = runs,
+                Ok(runs) => selection.runs = Some(runs),
                 Err(_) => selection.paths.push(arg),
             },
         }
