@@ -242,7 +242,7 @@ pub struct TcpInfo {
     /// Bytes a second by the last delivery rate sample.
     pub delivery_rate: Option<u64>,
     pub congestion: &'static str,
-    /// `open`, `recovery` or `loss`.
+    /// `open`, `cwr` (the window is on its way down for an echoed mark), `recovery` or `loss`.
     pub recovery: &'static str,
     pub path_mtu: u32,
     /// Bytes up to the end of the peer's urgent data that were not read yet; `None` when there is

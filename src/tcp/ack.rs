@@ -55,10 +55,11 @@ impl Connection {
         if let Some(rate) = sample.and_then(|sample| sample.rate) {
             self.counts.delivery_rate = Some(rate);
         }
+        let marked = self.is_marked(seg, &outcome);
         self.check_spurious(&outcome, seg, cx);
         self.check_probe(&outcome, cx.now);
-        self.check_ecn(seg, &outcome, cx.now);
-        self.run_recovery(&outcome, cx);
+        self.end_episode(&outcome, cx.now);
+        self.run_recovery(&outcome, marked, cx);
         self.grow_window(&outcome, sample, cx);
         let restart = outcome.acked > 0 || self.is_slow(&outcome, cx.now);
         self.set_loss_timers(restart, cx.now);
@@ -221,8 +222,15 @@ impl Connection {
         if by_dsack || by_echo || by_frto {
             tracing::debug!(by_dsack, by_echo, by_frto, "spurious recovery undone");
             cx.counters.spurious_recoveries += 1;
+            let window = self.recovery.undo.is_none_or(|undo| undo.window);
             self.recovery.undo(&outcome.delivery, cx.now);
-            self.cc.on_spurious(cx.now);
+            if window {
+                self.cc.on_spurious(cx.now);
+                self.ecn.reduced = false;
+                self.ecn.reduced_until = self.snd.una - 1;
+            } else {
+                self.cc.on_recovery_exit(cx.now);
+            }
         }
     }
 
@@ -244,6 +252,7 @@ impl Connection {
             self.recovery.probe = None;
         }
         if repaired && self.recovery.is_open() {
+            self.end_cwr(now);
             self.cc
                 .on_congestion(saturate(outcome.flight), Cause::Loss, now);
             self.cc.on_recovery_exit(now);
@@ -258,39 +267,73 @@ impl Connection {
         self.ecn.reduced_until = self.snd.nxt;
     }
 
-    /// RFC 3168 §6.1.2: an echoed mark counts like a loss, once in a window of data.
-    fn check_ecn(&mut self, seg: &Segment, outcome: &Outcome, now: Time) {
-        let echoed = self.agreed.ecn && seg.header.flags.has(Flags::ECE);
-        if echoed
-            && self.recovery.is_open()
-            && self.snd.una > self.ecn.reduced_until
-            && outcome.acked > 0
-        {
-            self.note_reduction();
-            self.cc
-                .on_congestion(saturate(outcome.flight), Cause::Ecn, now);
+    /// RFC 3168 §6.1.2: whether a mark is echoed. Any acknowledgement tells while something is in
+    /// flight (Linux: `tcp_ack_is_dubious`).
+    fn is_marked(&mut self, seg: &Segment, outcome: &Outcome) -> bool {
+        let marked = self.agreed.ecn && seg.header.flags.has(Flags::ECE) && outcome.flight > 0;
+        if marked && let Some(undo) = &mut self.recovery.undo {
+            // The loss may have been none, the mark is one (Linux: `tcp_fastretrans_alert`).
+            undo.window = false;
+        }
+        marked
+    }
+
+    /// An echoed mark counts like a loss, once in a window of data.
+    fn slow_down(&mut self, outcome: &Outcome, now: Time) {
+        if !self.recovery.is_open() || self.snd.una <= self.ecn.reduced_until {
+            return;
+        }
+        let window = u64::from(self.cc.window());
+        self.cc
+            .on_congestion(saturate(outcome.flight), Cause::Ecn, now);
+        let ssthresh = u64::from(self.cc.ssthresh());
+        tracing::debug!(ssthresh, "the peer tells of congestion");
+        self.recovery.mode = Mode::Cwr {
+            until: self.snd.nxt,
+            prr: Prr::from_window(outcome.recover_flight, ssthresh, window),
+        };
+        self.recovery.undo = None;
+        self.recovery.probe = None;
+        self.note_reduction();
+    }
+
+    /// What reduced the window for a mark is over.
+    pub(super) fn end_cwr(&mut self, now: Time) {
+        if matches!(self.recovery.mode, Mode::Cwr { .. }) {
+            self.recovery.mode = Mode::Open;
             self.cc.on_recovery_exit(now);
         }
     }
 
-    /// Ends an episode, looks for losses, begins or continues one.
-    fn run_recovery(&mut self, outcome: &Outcome, cx: &mut Context<'_>) {
-        if matches!(self.recovery.mode, Mode::Rto { .. }) {
-            self.judge_timeout(outcome);
+    /// Ends an episode whose end was acknowledged.
+    fn end_episode(&mut self, outcome: &Outcome, now: Time) {
+        let una = self.snd.una;
+        match self.recovery.mode {
+            // The CWR bit is on what lies behind.
+            Mode::Cwr { until, .. } if una > until => return self.end_cwr(now),
+            Mode::Rto { .. } => self.judge_timeout(outcome),
+            _ => {}
         }
         if let Mode::Fast { recovery_point, .. } | Mode::Rto { recovery_point, .. } =
             self.recovery.mode
-            && self.snd.una >= recovery_point
+            && una >= recovery_point
         {
             self.recovery.on_exit();
-            self.cc.on_recovery_exit(cx.now);
+            self.cc.on_recovery_exit(now);
         }
+    }
+
+    /// Looks for losses and marks, begins an episode or continues one.
+    fn run_recovery(&mut self, outcome: &Outcome, marked: bool, cx: &mut Context<'_>) {
         // Nothing that the blocks said is to be relied on then.
         let reneged = self.is_reneged(outcome);
         match (self.agreed.sack, reneged) {
             (true, true) => {}
             (true, false) => self.detect_loss(outcome.recover_flight, cx),
             (false, _) => self.count_duplicate(outcome, cx.now),
+        }
+        if marked {
+            self.slow_down(outcome, cx.now);
         }
         let fresh_loss = self.recovery.lost_total > outcome.lost_before;
         let mss = u64::from(self.snd.mss);
@@ -300,6 +343,13 @@ impl Connection {
         };
         match &mut self.recovery.mode {
             Mode::Open => {}
+            Mode::Cwr { prr, .. } => {
+                if delivered > 0 {
+                    let in_flight = self.recovery.board.in_flight();
+                    let in_flight = in_flight.saturating_sub(self.recovery.dup_acked);
+                    prr.on_ack(delivered, in_flight, outcome.acked > 0, mss);
+                }
+            }
             Mode::Rto { spared, .. } => *spared = spared.saturating_sub(delivered),
             Mode::Fast { prr, .. } if reneged => prr.hold(self.recovery.board.in_flight()),
             Mode::Fast { prr, .. } => {
@@ -351,7 +401,7 @@ impl Connection {
         // After a timeout duplicates tell of what was sent before it, and that is given up, unless
         // new data has gone out since (Linux: `tcp_process_loss`).
         let stale = match self.recovery.mode {
-            Mode::Open => self.recovery.is_after_episode(self.snd.una),
+            Mode::Open | Mode::Cwr { .. } => self.recovery.is_after_episode(self.snd.una),
             Mode::Fast { .. } => false,
             Mode::Rto { recovery_point, .. } => self.snd.nxt <= recovery_point,
         };
@@ -409,18 +459,26 @@ impl Connection {
 
     /// `flight`: what was in flight before the acknowledgement that told of the loss.
     fn enter_fast_recovery(&mut self, flight: u64, now: Time) {
+        tracing::debug!(flight, "fast recovery");
+        self.recovery.probe = None;
+        if let Mode::Cwr { until, prr } = self.recovery.mode {
+            // In a window that was reduced for a mark (RFC 3168 §6.1.2: not twice).
+            self.recovery.mode = Mode::Fast {
+                recovery_point: until,
+                prr,
+            };
+            return self.recovery.begin_episode(self.snd.una, false);
+        }
         let flight_size = self.snd.flight_size().max(flight);
         self.cc
             .on_congestion(saturate(flight_size), Cause::Loss, now);
         let mut prr = Prr::new(flight, u64::from(self.cc.ssthresh()));
-        tracing::debug!(flight, ssthresh = self.cc.ssthresh(), "fast recovery");
         prr.on_ack(0, self.recovery.in_flight(), false, u64::from(self.snd.mss));
         self.recovery.mode = Mode::Fast {
             recovery_point: self.snd.nxt,
             prr,
         };
-        self.recovery.probe = None;
-        self.recovery.begin_episode(self.snd.una);
+        self.recovery.begin_episode(self.snd.una, true);
         self.note_reduction();
     }
 
@@ -469,6 +527,7 @@ impl Connection {
             round_start,
             in_recovery: match self.recovery.mode {
                 Mode::Fast { .. } => true,
+                Mode::Cwr { .. } => !self.cc.controls_recovery(),
                 // Nothing may be wrong but the order; wait until it is known (Linux:
                 // `tcp_may_raise_cwnd`).
                 Mode::Open | Mode::Rto { .. } => {

@@ -122,7 +122,7 @@ pub(super) struct EcnState {
     pub(super) echo: bool,
     /// We reduced ours and tell it on the next new data.
     pub(super) reduced: bool,
-    /// No second reduction before this position is acknowledged.
+    /// No second reduction before something behind this position is acknowledged.
     pub(super) reduced_until: u64,
 }
 
@@ -596,6 +596,7 @@ impl Connection {
             congestion: self.cc.name(),
             recovery: match self.recovery.mode {
                 Mode::Open => "open",
+                Mode::Cwr { .. } => "cwr",
                 Mode::Fast { .. } => "recovery",
                 Mode::Rto { .. } => "loss",
             },

@@ -227,7 +227,8 @@ impl Idle {
             ecn: EcnState {
                 echo: self.flags & ECN_ECHO != 0,
                 reduced: self.flags & ECN_REDUCED != 0,
-                reduced_until: self.una,
+                // What was told is over, or a mark would not count before data does.
+                reduced_until: self.una - u64::from(self.flags & ECN_REDUCED == 0),
             },
             cwnd_limited_until: 0,
             round_end: 0,

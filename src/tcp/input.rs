@@ -188,11 +188,12 @@ impl Connection {
                 (self.ts.recent, self.ts.recent_at) = (ts.val, cx.now);
             }
         }
-        if self.agreed.ecn {
+        // RFC 3168 §6.1.4: acknowledgements are neither marked nor do they tell of a reduction.
+        if self.agreed.ecn && seg.len > 0 {
             if seg.header.flags.has(Flags::CWR) {
                 self.ecn.echo = false;
                 // The peer's window may be down to a segment: it would wait for a second one.
-                self.rcv.ack.now |= seg.len > 0;
+                self.rcv.ack.now = true;
             }
             if seg.ce && !self.ecn.echo {
                 self.ecn.echo = true;

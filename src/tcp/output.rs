@@ -135,8 +135,12 @@ impl Connection {
     fn allowance(&self) -> u64 {
         let in_flight = self.recovery.in_flight();
         match self.recovery.mode {
-            Mode::Fast { prr, .. } if !self.cc.controls_recovery() => prr.allowance(in_flight),
-            Mode::Open | Mode::Fast { .. } => u64::from(self.cc.window()).saturating_sub(in_flight),
+            Mode::Cwr { prr, .. } | Mode::Fast { prr, .. } if !self.cc.controls_recovery() => {
+                prr.allowance(in_flight)
+            }
+            Mode::Open | Mode::Cwr { .. } | Mode::Fast { .. } => {
+                u64::from(self.cc.window()).saturating_sub(in_flight)
+            }
             Mode::Rto { spared, .. } => {
                 let counted = in_flight - spared.min(in_flight);
                 u64::from(self.cc.window()).saturating_sub(counted)
@@ -191,7 +195,7 @@ impl Connection {
             .board
             .on_retransmitted_lost(len, cx.now, snapshot);
         self.count_retransmission(range.start, len, cx);
-        if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
+        if let Some(prr) = self.recovery.prr_mut() {
             prr.on_sent(len);
         }
         self.on_paced(len, cx.now);
@@ -341,7 +345,7 @@ impl Connection {
         if len > 0 && range.end >= self.snd.data_end() {
             self.recovery.board.mark_pushed();
         }
-        if let Mode::Fast { prr, .. } = &mut self.recovery.mode {
+        if let Some(prr) = self.recovery.prr_mut() {
             prr.on_sent(taken);
         }
         self.snd.nxt += taken;
@@ -377,7 +381,7 @@ impl Connection {
         if len > mss || len > 0 && range.end >= self.snd.data_end() {
             flags = flags | Flags::PSH;
         }
-        let fresh = range.start >= self.snd.nxt;
+        let fresh = range.start >= self.snd.nxt && len > 0;
         if fresh && std::mem::take(&mut self.ecn.reduced) {
             flags = flags | Flags::CWR;
         }
@@ -396,7 +400,7 @@ impl Connection {
         header.seq = self.snd.seq(range.start);
         let gso_size = if len > mss { mss as u16 } else { 0 };
         let mut segment = self.outgoing(header, payload, gso_size);
-        segment.ect = self.agreed.ecn && fresh && len > 0;
+        segment.ect = self.agreed.ecn && fresh;
         segment
     }
 

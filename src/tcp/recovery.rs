@@ -33,6 +33,9 @@ const TIMESTAMP_TICK: Duration = Duration::from_millis(1);
 pub(crate) enum Mode {
     /// Nothing is known to be lost.
     Open,
+    /// The same, while an echoed mark brings the window down, until something behind the position is
+    /// acknowledged (Linux: `TCP_CA_CWR`).
+    Cwr { until: u64, prr: Prr },
     /// Fast recovery, until the position is acknowledged.
     Fast { recovery_point: u64, prr: Prr },
     /// After a retransmission timeout, until the position is acknowledged.
@@ -99,6 +102,8 @@ pub(crate) struct Undo {
     pub(crate) any: bool,
     /// SND.UNA when the episode began.
     pub(crate) marker: u64,
+    /// The window may be what it was before. Not where the network has marked something as well.
+    pub(crate) window: bool,
 }
 
 /// A tail loss probe that is out (RFC 8985 §7).
@@ -257,7 +262,15 @@ impl Recovery {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.mode, Mode::Open)
+        matches!(self.mode, Mode::Open | Mode::Cwr { .. })
+    }
+
+    /// What brings the window down, while something does.
+    pub(crate) fn prr_mut(&mut self) -> Option<&mut Prr> {
+        match &mut self.mode {
+            Mode::Cwr { prr, .. } | Mode::Fast { prr, .. } => Some(prr),
+            Mode::Open | Mode::Rto { .. } => None,
+        }
     }
 
     /// What to remember with a segment that is sent now.
@@ -440,8 +453,9 @@ impl Recovery {
         una <= self.recover
     }
 
-    /// Remembers what an undo needs, at the begin of an episode.
-    pub(crate) fn begin_episode(&mut self, una: u64) {
+    /// Remembers what an undo needs, at the begin of an episode, and whether the window may be undone
+    /// with it.
+    pub(crate) fn begin_episode(&mut self, una: u64, window: bool) {
         if una >= self.again_until {
             self.first_again = None;
         }
@@ -449,6 +463,7 @@ impl Recovery {
             retransmitted: 0,
             any: false,
             marker: una,
+            window,
         });
     }
 

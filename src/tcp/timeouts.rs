@@ -111,11 +111,19 @@ impl Connection {
         }
         self.rtt.back_off();
         let (was_open, was_rto) = match self.recovery.mode {
-            Mode::Open => (true, false),
+            Mode::Open | Mode::Cwr { .. } => (true, false),
             Mode::Fast { .. } => (false, false),
             Mode::Rto { .. } => (false, true),
         };
         let flight_size = saturate(self.snd.flight_size());
+        // Until the end of its window a reduction for a mark is the one that counts.
+        let marked = match self.recovery.mode {
+            Mode::Cwr { until, .. } => self.snd.una < until,
+            _ => false,
+        };
+        if !marked {
+            self.end_cwr(cx.now);
+        }
         if !was_rto || self.patience.retries == 1 {
             self.cc.on_rto(flight_size, cx.now);
             self.note_reduction();
@@ -123,7 +131,7 @@ impl Connection {
             self.cc.on_repeated_rto(flight_size, cx.now);
         }
         if was_open || self.recovery.undo.is_none() {
-            self.recovery.begin_episode(self.snd.una);
+            self.recovery.begin_episode(self.snd.una, !marked);
         }
         tracing::debug!(retries = self.patience.retries, rto = ?self.rtt.rto(), "retransmission timeout");
         // Another timeout after progress is a loss (Linux: `tcp_enter_loss`).

@@ -25,6 +25,14 @@ impl Prr {
         }
     }
 
+    /// The same, with all of the window still in use: nothing was delivered yet.
+    pub(crate) fn from_window(flight: u64, ssthresh: u64, cwnd: u64) -> Self {
+        Self {
+            cwnd,
+            ..Self::new(flight, ssthresh)
+        }
+    }
+
     /// An acknowledgement delivered `delivered` bytes and left `in_flight`; `safe`: SND.UNA moved
     /// and nothing more was found lost (SafeACK).
     pub(crate) fn on_ack(&mut self, delivered: u64, in_flight: u64, safe: bool, mss: u64) {
