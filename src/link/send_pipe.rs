@@ -330,15 +330,19 @@ impl SendPipe {
         self.lock().failed
     }
 
-    /// A writer has found nothing of use, if no event has come since `tick`.
-    ///
-    /// Nothing is cleared while there is enough room for a writer to be called for: no event would
-    /// tell of it.
-    pub(super) fn clear_ready_since(&self, tick: u32) {
+    /// A writer has found nothing of use, if no event has come since `tick`. Says whether it was
+    /// cleared although there is enough room for a writer to be called for: only what moves in this
+    /// direction would tell of it.
+    pub(super) fn clear_ready_since(&self, tick: u32) -> bool {
         let mut inner = self.lock();
-        if inner.events == tick && !inner.is_over() && !inner.has_room(&self.bell) {
-            inner.ready = false;
-        }
+        let cleared = inner.events == tick && !inner.is_over();
+        inner.ready &= !cleared;
+        cleared && inner.has_room(&self.bell)
+    }
+
+    /// Tells writers of the room that there is.
+    pub(super) fn rouse(&self, wakes: &mut Wakes) {
+        self.lock().check_room(wakes, &self.bell);
     }
 }
 
@@ -781,7 +785,7 @@ mod tests {
         assert_eq!(write(&pipe, &[0; 10]), Write::Some(10));
         pipe.clear_ready_since(tick);
         assert_eq!(pipe.ready(), Ready::WRITABLE, "there was room since");
-        pipe.clear_ready_since(pipe.tick());
+        assert!(!pipe.clear_ready_since(pipe.tick()));
         assert!(pipe.ready().is_empty());
         pipe.shutdown(&mut Wakes::new());
         pipe.clear_ready_since(pipe.tick());

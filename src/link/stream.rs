@@ -42,6 +42,8 @@ pub(crate) struct StreamLink {
     options_changed: AtomicBool,
     /// `SO_ERROR`: the failure that nobody has been told yet, as a number, or zero.
     error: AtomicU8,
+    /// Somebody who wrote found nothing of use although there was room.
+    writer_dozes: AtomicBool,
     /// The connection is not open any more.
     closed: AtomicBool,
     /// What [`Closing`] says, as a number; zero while there is an owner.
@@ -84,6 +86,7 @@ impl StreamLink {
             settings: Mutex::new(Settings { local, options }),
             options_changed: AtomicBool::new(false),
             error: AtomicU8::new(0),
+            writer_dozes: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             closing: AtomicU8::new(0),
         }
@@ -137,6 +140,17 @@ impl StreamLink {
         self.error.store(failure as u8, Ordering::Release);
         self.recv.fail(wakes);
         self.send.fail(wakes);
+    }
+
+    /// [engine] Something came from the peer, and was pushed. As with epoll, where an event in one
+    /// direction tells of the other, a writer looks again that has found nothing of use.
+    pub(crate) fn rouse_writer(&self, wakes: &mut Wakes) {
+        // Almost never, and then this is a plain load.
+        if self.writer_dozes.load(Ordering::Acquire)
+            && self.writer_dozes.swap(false, Ordering::AcqRel)
+        {
+            self.send.rouse(wakes);
+        }
     }
 
     /// [engine] The connection is CLOSED or in TIME-WAIT: it has no peer any more.

@@ -279,6 +279,7 @@ impl Connection {
         if advances {
             self.rcv.urgent = Some(mark);
             self.link.recv.set_ready(cx.wakes);
+            self.link.rouse_writer(cx.wakes);
         }
     }
 
@@ -398,6 +399,7 @@ impl Connection {
                 self.link.recv.push(rest, cx.wakes);
             }
         }
+        self.link.rouse_writer(cx.wakes);
         let bytes = (self.rcv.nxt - before).min(u64::from(u32::MAX)) as u32;
         self.rcv.on_data(bytes, count, self.rtt.rto(), cx.now);
         self.tune_receive_buffer(cx.now, cx.config);
@@ -446,6 +448,7 @@ impl Connection {
         self.rcv.dsack.clear();
         self.rcv.ack.now = true;
         self.link.recv.finish(cx.wakes);
+        self.link.rouse_writer(cx.wakes);
         self.transition(Event::FinReceived);
     }
 

@@ -3,11 +3,13 @@
 use std::{
     io,
     pin::Pin,
+    sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
 use super::StreamLink;
 use crate::link::{
+    Wakes, fire,
     send_pipe::Opening,
     waiters::{Key, Pipe, Ready, Wait},
 };
@@ -89,7 +91,20 @@ impl StreamLink {
             self.recv.clear_ready_since(tick.recv);
         }
         if interest.contains(Ready::WRITABLE) {
-            self.send.clear_ready_since(tick.send);
+            self.clear_writable(tick);
+        }
+    }
+
+    fn clear_writable(&self, tick: Tick) {
+        if self.recv.tick() != tick.recv || !self.send.clear_ready_since(tick.send) {
+            return;
+        }
+        self.writer_dozes.store(true, Ordering::Release);
+        // What was pushed before the engine could see that.
+        if self.recv.tick() != tick.recv {
+            let mut wakes = Wakes::new();
+            self.rouse_writer(&mut wakes);
+            fire(wakes);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::StreamLink;
 use crate::link::{
     Wakes, fire,
     send_pipe::Write,
-    waiters::{Wait, poll},
+    waiters::{Ready, Wait, poll},
 };
 
 /// Writing.
@@ -27,7 +27,7 @@ impl StreamLink {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll(self.write(bufs, false, Wait::InSlot(cx.waker())))
+        poll(self.write_vectored(bufs, Wait::InSlot(cx.waker())))
     }
 
     /// As [`poll_write`](Self::poll_write), without waiting.
@@ -37,7 +37,7 @@ impl StreamLink {
 
     /// As [`poll_write_vectored`](Self::poll_write_vectored), without waiting.
     pub(crate) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.write(bufs, false, Wait::Never)
+        self.write_vectored(bufs, Wait::Never)
     }
 
     /// Takes a part off the front of `chunk`, without a copy if it is large.
@@ -66,6 +66,16 @@ impl StreamLink {
     fn write(&self, bufs: &[IoSlice<'_>], clears: bool, wait: Wait<'_>) -> io::Result<usize> {
         let press = || self.button.press();
         self.write_result(self.send.write(bufs, clears, wait, press))
+    }
+
+    /// As on Linux a vector without a byte is nobody's business: neither an error nor the end of
+    /// writing is told to it (writev(2) does not get to the socket).
+    fn write_vectored(&self, bufs: &[IoSlice<'_>], wait: Wait<'_>) -> io::Result<usize> {
+        let nothing = bufs.iter().all(|buf| buf.is_empty());
+        if nothing && self.ready(Ready::WRITABLE).contains(Ready::WRITABLE) {
+            return Ok(0);
+        }
+        self.write(bufs, false, wait)
     }
 
     fn write_chunk(&self, chunk: &mut Bytes, wait: Wait<'_>) -> io::Result<usize> {

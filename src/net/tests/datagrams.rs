@@ -288,7 +288,7 @@ async fn receiving_takes_part_in_the_cooperative_budget() {
         socket.send_to(b"x", "127.0.0.1:1").await.unwrap();
     }
     settle().await;
-    let taken = std::cell::Cell::new(0);
+    let taken = Cell::new(0);
     let mut greedy = pin!(async {
         loop {
             socket.recv(&mut [0]).await.unwrap();

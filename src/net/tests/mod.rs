@@ -9,8 +9,10 @@ mod surface;
 mod threads;
 
 use std::{
+    cell::Cell,
     io::{self, ErrorKind},
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     task::{Context, Wake, Waker},
     time::Duration,
@@ -148,6 +150,43 @@ async fn async_io_waits_for_what_the_closure_wants() {
     });
     assert_eq!(read.unwrap(), 4);
     assert_eq!(&buf, b"late");
+}
+
+/// As with epoll, which tells of room once: the next thing that happens is waited for, whichever way
+/// it goes.
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_would_block_in_spite_of_room_is_called_again_when_something_happens() {
+    let (server, client) = pair();
+    let (a, b) = connected(&server, &client).await;
+    let calls = Cell::new(0);
+    let third = || match calls.replace(calls.get() + 1) {
+        0 | 1 => Err(ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    };
+    let mut write = pin!(a.async_io(Interest::WRITABLE, third));
+    assert!(timeout(Duration::from_secs(1), &mut write).await.is_err());
+    assert_eq!(calls.get(), 1);
+    b.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    assert!(timeout(Duration::from_secs(1), &mut write).await.is_err());
+    assert_eq!(calls.get(), 2);
+    b.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    write.await.unwrap();
+
+    calls.set(0);
+    assert_eq!(a.try_write(b"to be acknowledged").unwrap(), 18);
+    a.async_io(Interest::WRITABLE, || match calls.replace(1) {
+        0 => Err(ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    })
+    .await
+    .unwrap();
+
+    settle().await;
+    let never: io::Result<()> = a.try_io(Interest::WRITABLE, || Err(ErrorKind::WouldBlock.into()));
+    assert_eq!(never.unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(timeout(Duration::from_secs(1), a.writable()).await.is_err());
+    drop(b);
+    a.writable().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
