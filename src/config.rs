@@ -118,8 +118,10 @@ pub struct SocketOptions {
     pub quickack: bool,
     /// Time to live or hop limit of packets sent (`IP_TTL`): 64, 1 to 255.
     pub ttl: u8,
-    /// DSCP or traffic class of packets sent (`IP_TOS`): 0. The two ECN bits in it are TCP's own.
+    /// DSCP of packets of IPv4 (`IP_TOS`): 0. The two ECN bits in it are TCP's own.
     pub tos: u8,
+    /// Traffic class of packets of IPv6 (`IPV6_TCLASS`): 0. The two ECN bits in it are TCP's own.
+    pub tclass: u8,
     /// What dropping the last handle does (`SO_LINGER`): `None`, the default, sends what is left in the
     /// background, zero resets. Any other time is kept and does as `None`: it would say how long
     /// closing blocks, which dropping never does, and not how long sending goes on.
@@ -146,6 +148,12 @@ pub struct SocketOptions {
 impl SocketOptions {
     /// Linux's limits for a segment size that is set.
     pub(crate) const MSS: RangeInclusive<u16> = 88..=32_767;
+    /// The DSCP byte of a packet of IPv4 or of IPv6.
+    pub(crate) const fn class(&self, v6: bool) -> u8 {
+        // The ECN bits are not the user's, as on Linux.
+        (if v6 { self.tclass } else { self.tos }) & !3
+    }
+
     /// The least that a buffer holds: half of what Linux reports then.
     pub(crate) const RECV_BUFFER_MIN: usize = 2304 / 2;
     pub(crate) const SEND_BUFFER_MIN: usize = 4608 / 2;
@@ -175,6 +183,7 @@ impl Default for SocketOptions {
             quickack: true,
             ttl: 64,
             tos: 0,
+            tclass: 0,
             linger: None,
             keepalive: None,
             user_timeout: None,

@@ -9,7 +9,7 @@ use crate::{
     engine::{Engine, slots::Slot},
     error::Failure,
     info::{SocketInfo, State, TcpInfo},
-    link::{ConnId, ListenerLink, StreamLink},
+    link::{ConnId, ListenerLink, Reuse, StreamLink},
 };
 
 pub(super) fn no_such_id() -> io::Error {
@@ -25,7 +25,7 @@ impl Engine {
     /// # Errors
     /// `AddrInUse`, or `AddrNotAvailable` for an address that is not the stack's.
     pub fn listen(&mut self, local: SocketAddr, backlog: usize) -> io::Result<ConnId> {
-        let guard = self.ports.bind(local, true, false, true)?;
+        let guard = self.ports.bind(local, Reuse::ADDR, true)?;
         let local = guard.local();
         let options = self.config.options;
         let link = Arc::new(ListenerLink::new(

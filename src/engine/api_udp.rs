@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     engine::{Engine, api::no_such_id},
     error::Failure,
-    link::{ConnId, Datagram, DatagramLink, Marks, Target},
+    link::{ConnId, Datagram, DatagramLink, Marks, Reuse, Target},
 };
 
 /// A datagram with both of its addresses.
@@ -68,7 +68,10 @@ impl Engine {
     /// `AddrInUse`, or `AddrNotAvailable` for an address that is not the stack's.
     pub fn bind_udp(&mut self, local: SocketAddr) -> io::Result<ConnId> {
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-        let port = self.network.udp_ports().bind(local, false, false, true)?;
+        let port = self
+            .network
+            .udp_ports()
+            .bind(local, Reuse::default(), true)?;
         let (limits, marks) = self.datagram_defaults();
         let (bell, network) = (Arc::clone(&self.bell), Arc::clone(&self.network));
         self.add_datagrams(DatagramLink::bound(bell, network, port, limits, marks))
@@ -160,6 +163,7 @@ impl Engine {
         let marks = Marks {
             ttl: options.ttl,
             tos: options.tos,
+            tclass: options.tclass,
         };
         ((config.udp_recv_buffer, config.udp_send_buffer), marks)
     }

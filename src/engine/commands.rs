@@ -18,7 +18,7 @@ use crate::{
     },
     error::Failure,
     info::{Protocol, SocketInfo, State, TcpInfo, TimerKind},
-    link::{Command, ConnId, ListenerLink, PortGuard, StreamLink},
+    link::{Command, ConnId, ListenerLink, PortGuard, Reuse, StreamLink},
     tcp::handshake::Opening,
     time::Time,
 };
@@ -205,7 +205,9 @@ impl Engine {
             .slots
             .insert(tuple, bound, Slot::Opening(Box::new(opening)));
         self.insert_target(&tuple, Target::Slot(id.index()));
-        self.ports.connection_opened(tuple.local());
+        // MUST-42: who only connects hinders no listener. (Linux: one that connected without
+        // SO_REUSEADDR does.)
+        self.ports.connection_opened(tuple.local(), Reuse::ADDR);
         self.counters.active_opens += 1;
         link.button.assign(id);
         self.settle(id.index());

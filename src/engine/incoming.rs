@@ -12,7 +12,7 @@ use crate::{
         slots::Slot,
     },
     error::{Failure, Unreachable},
-    link::{Arrival, ConnId, Decision, StreamLink},
+    link::{Arrival, ConnId, Decision, Reuse, StreamLink},
     packet::Payload,
     tcp::{
         Segment,
@@ -195,7 +195,8 @@ impl Engine {
             .slots
             .insert(*tuple, None, Slot::Opening(Box::new(opening)));
         self.insert_target(tuple, Target::Slot(id.index()));
-        self.ports.connection_opened(tuple.local());
+        // Nobody is bound there, and whoever will be is not hindered.
+        self.ports.connection_opened(tuple.local(), Reuse::ALL);
         self.counters.passive_opens += 1;
         link.button.assign(id);
         self.settle(id.index());

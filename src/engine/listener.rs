@@ -16,7 +16,7 @@ use crate::{
         isn::CookieOptions,
         slots::Slot,
     },
-    link::{ConnId, ListenerLink, StreamLink},
+    link::{ConnId, ListenerLink, Reuse, StreamLink},
     tcp::{
         Segment,
         connection::Connection,
@@ -278,7 +278,8 @@ impl Engine {
             .slots
             .insert(*tuple, None, Slot::Open(Box::new(connection)));
         self.insert_target(tuple, Target::Slot(id.index()));
-        self.ports.connection_opened(tuple.local());
+        self.ports
+            .connection_opened(tuple.local(), Reuse::default());
         self.counters.passive_opens += 1;
         link.button.assign(id);
         link.button.answer();

@@ -429,7 +429,7 @@ impl Engine {
                     header,
                     Payload::new(),
                     0,
-                    (options.ttl, options.tos & !3),
+                    (options.ttl, options.class(tuple.local().is_ipv6())),
                 );
             }
             Slot::Open(connection) => {

@@ -132,11 +132,22 @@ impl Engine {
 
     /// RFC 9293 §3.6.1: the connection becomes a small record for 2 MSL.
     pub(super) fn enter_time_wait(&mut self, index: u32, now: Time) {
-        let Some((tuple, connection)) = self.finish(index) else {
+        // What it shares the port with must not be forgotten in between.
+        let Some(local) = self.slots.get(index).map(|entry| entry.tuple.local()) else {
             return;
         };
+        self.ports.connection_lingers(local);
+        if !self.wait_out(index, now) {
+            self.ports.connection_closed(local);
+        }
+    }
+
+    fn wait_out(&mut self, index: u32, now: Time) -> bool {
+        let Some((tuple, connection)) = self.finish(index) else {
+            return false;
+        };
         if self.config.time_wait_max == 0 || self.config.time_wait.is_zero() {
-            return;
+            return false;
         }
         if self.time_wait.len() >= self.config.time_wait_max
             && let Some(oldest) = self.time_wait.first(0)
@@ -148,9 +159,9 @@ impl Engine {
             tuple,
             record: TimeWait::new(connection.time_wait()),
         };
-        self.ports.connection_opened(waiting.tuple.local());
         let record = self.time_wait.push(0, now + self.config.time_wait, waiting);
         self.insert_target(&tuple, Target::TimeWait(record));
+        true
     }
 
     pub(super) fn forget_time_wait(&mut self, record: u32) {

@@ -239,7 +239,10 @@ impl Engine {
                 dst: datagram.peer.ip(),
                 protocol: 0,
                 ttl: marks.ttl,
-                tos: marks.tos,
+                tos: match datagram.peer {
+                    SocketAddr::V4(_) => marks.tos,
+                    SocketAddr::V6(_) => marks.tclass,
+                },
                 payload_len: 0,
             };
             self.send_datagram(datagram, ip);

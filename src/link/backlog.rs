@@ -221,7 +221,10 @@ mod tests {
 
     use futures::executor::block_on;
 
-    use super::{super::ports::Ports, *};
+    use super::{
+        super::ports::{Ports, Reuse},
+        *,
+    };
 
     fn addr() -> SocketAddr {
         ([10, 7, 0, 2], 80).into()
@@ -234,7 +237,7 @@ mod tests {
     }
 
     fn listener(ports: &Arc<Ports>) -> ListenerLink {
-        let guard = ports.bind(addr(), false, false, true).unwrap();
+        let guard = ports.bind(addr(), Reuse::default(), true).unwrap();
         let bell = Doorbell::new();
         let options = SocketOptions::default();
         let listener = ListenerLink::new(bell, guard.local(), 1, options, guard);

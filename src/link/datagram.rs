@@ -60,8 +60,10 @@ pub(crate) enum Target {
 pub(crate) struct Marks {
     /// Time to live, or hop limit.
     pub(crate) ttl: u8,
-    /// Type of service, or traffic class.
+    /// Type of service.
     pub(crate) tos: u8,
+    /// Traffic class.
+    pub(crate) tclass: u8,
 }
 
 /// What the handle of a datagram socket shares with the engine.

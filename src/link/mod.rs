@@ -33,7 +33,7 @@ pub(crate) use self::{
     doorbell::Doorbell,
     incoming::{Arrival, Decision},
     network::Network,
-    ports::{PortGuard, Ports},
+    ports::{PortGuard, Ports, Reuse},
     rope::Rope,
     stream::StreamLink,
     waiters::Ready,

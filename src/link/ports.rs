@@ -11,6 +11,7 @@ use std::{
 };
 
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 /// Where a free port is looked for. Linux: `ip_local_port_range`.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
@@ -28,20 +29,54 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 struct Inner {
     bound: HashMap<u16, Vec<Bound>>,
-    connections: HashMap<u16, Used>,
+    /// Those of a port nearly always have one local address.
+    connections: HashMap<u16, SmallVec<[Used; 1]>>,
     /// Keys the sequence of ports that are tried first, so that nobody can foresee it.
     key: u64,
     /// Of binds so far: the name of the next, and the place in that sequence.
     count: u64,
 }
 
-/// How connections use a port.
+/// How connections use a port on one address.
 #[derive(Clone, Copy, Debug)]
 struct Used {
     count: u32,
-    /// What all their local addresses hash to: those of a port are nearly always the same. None, if
-    /// there were several.
-    ip: Option<NonZeroU32>,
+    /// What the address hashes to.
+    ip: NonZeroU32,
+    v6: bool,
+    /// All of them come from who let others share the port.
+    reuse: Reuse,
+}
+
+/// Whom one that holds a port shares it with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reuse {
+    /// `SO_REUSEADDR`: with those that have it too, unless they listen.
+    pub(crate) addr: bool,
+    /// `SO_REUSEPORT`: with those that have it too.
+    pub(crate) port: bool,
+}
+
+impl Reuse {
+    /// As a listener of ours does, and Tokio's.
+    pub(crate) const ADDR: Self = Self {
+        addr: true,
+        port: false,
+    };
+
+    /// With everybody who shares at all.
+    pub(crate) const ALL: Self = Self {
+        addr: true,
+        port: true,
+    };
+
+    /// What both agree to.
+    const fn and(self, other: Self) -> Self {
+        Self {
+            addr: self.addr && other.addr,
+            port: self.port && other.port,
+        }
+    }
 }
 
 /// One that holds a port.
@@ -49,8 +84,7 @@ struct Used {
 struct Bound {
     id: u64,
     ip: IpAddr,
-    reuseaddr: bool,
-    reuseport: bool,
+    reuse: Reuse,
     listening: bool,
 }
 
@@ -76,18 +110,17 @@ impl Ports {
 
     /// Takes a local address until the guard is dropped. Port zero picks a free one.
     ///
-    /// As on Linux, two that overlap exclude each other, unless both have `reuseport`, or both have
-    /// `reuseaddr` and none of them listens. A wildcard overlaps every address of its family, and
-    /// `[::]` those of IPv4 too. A port that connections use is free on their address only with one
-    /// of the two.
+    /// As on Linux, two that overlap exclude each other, unless both have [`Reuse::port`], or both
+    /// have [`Reuse::addr`] and none of them listens. A wildcard overlaps every address of its
+    /// family, and `[::]` those of IPv4 too. A connection counts like the one that it comes from,
+    /// which need not be there any more, and until its TIME-WAIT is over.
     ///
     /// # Errors
     /// `AddrNotAvailable` if the address is not ours, `AddrInUse` if the port is taken.
     pub(crate) fn bind(
         self: &Arc<Self>,
         addr: SocketAddr,
-        reuseaddr: bool,
-        reuseport: bool,
+        reuse: Reuse,
         listening: bool,
     ) -> io::Result<PortGuard> {
         let ip = addr.ip().to_canonical();
@@ -99,8 +132,7 @@ impl Ports {
         let bound = Bound {
             id: inner.count,
             ip,
-            reuseaddr,
-            reuseport,
+            reuse,
             listening,
         };
         let port = match addr.port() {
@@ -132,22 +164,35 @@ impl Ports {
         self.lock().bound.contains_key(&port)
     }
 
-    /// [engine] A connection uses this port, in whichever state.
-    pub(crate) fn connection_opened(&self, local: SocketAddr) {
+    /// [engine] A connection uses this port, in whichever state. It shares it with whom those do
+    /// that are bound there; where nobody is, that is `unbound`.
+    pub(crate) fn connection_opened(&self, local: SocketAddr, unbound: Reuse) {
         let mut inner = self.lock();
-        let ip = Some(inner.hash(local.ip()));
-        let new = Used { count: 0, ip };
-        let used = inner.connections.entry(local.port()).or_insert(new);
-        used.count += 1;
-        used.ip = used.ip.filter(|_| used.ip == ip);
+        let bound = inner.bound.get(&local.port()).into_iter().flatten();
+        let reuse = bound
+            .filter(|bound| overlap(bound.ip, local.ip().to_canonical()))
+            .map(|bound| bound.reuse)
+            .reduce(Reuse::and);
+        inner.count_connection(local, reuse.unwrap_or(unbound));
+    }
+
+    /// [engine] A connection that uses this port goes on to do so as something else.
+    pub(crate) fn connection_lingers(&self, local: SocketAddr) {
+        self.lock().count_connection(local, Reuse::ALL);
     }
 
     /// [engine] It does so no longer.
     pub(crate) fn connection_closed(&self, local: SocketAddr) {
         let mut inner = self.lock();
-        match inner.connections.get_mut(&local.port()) {
-            Some(used) if used.count > 1 => used.count -= 1,
-            _ => {
+        let ip = inner.hash(local.ip());
+        if let Some(all) = inner.connections.get_mut(&local.port()) {
+            if let Some(at) = all.iter().position(|used| used.ip == ip) {
+                all[at].count -= 1;
+                if all[at].count == 0 {
+                    all.swap_remove(at);
+                }
+            }
+            if all.is_empty() {
                 inner.connections.remove(&local.port());
             }
         }
@@ -156,16 +201,35 @@ impl Ports {
 
 impl Inner {
     fn is_taken(&self, port: u16, new: &Bound) -> bool {
-        let used = self.is_used(port, new.ip) && !new.reuseaddr && !new.reuseport;
-        used || self.conflicts(port, new)
+        self.is_used(port, new) || self.conflicts(port, new)
     }
 
-    /// Whether connections use the port on that address.
-    fn is_used(&self, port: u16, ip: IpAddr) -> bool {
-        let theirs = self.connections.get(&port).map(|used| used.ip);
-        theirs.is_some_and(|theirs| {
-            ip.is_unspecified() || theirs.is_none_or(|theirs| theirs == self.hash(ip))
+    /// Whether connections use the port on that address, and do not share it.
+    fn is_used(&self, port: u16, new: &Bound) -> bool {
+        let mut all = self.connections.get(&port).into_iter().flatten();
+        all.any(|used| {
+            let overlaps = match new.ip.is_unspecified() {
+                true => new.ip.is_ipv6() || !used.v6,
+                false => used.ip == self.hash(new.ip),
+            };
+            overlaps && new.reuse.and(used.reuse) == Reuse::default()
         })
+    }
+
+    fn count_connection(&mut self, local: SocketAddr, reuse: Reuse) {
+        let ip = self.hash(local.ip());
+        let all = self.connections.entry(local.port()).or_default();
+        if let Some(used) = all.iter_mut().find(|used| used.ip == ip) {
+            used.count += 1;
+            used.reuse = used.reuse.and(reuse);
+        } else {
+            all.push(Used {
+                count: 1,
+                ip,
+                v6: local.ip().to_canonical().is_ipv6(),
+                reuse,
+            });
+        }
     }
 
     fn hash(&self, ip: IpAddr) -> NonZeroU32 {
@@ -196,8 +260,8 @@ impl Inner {
 
 impl Bound {
     fn conflicts(&self, other: &Self) -> bool {
-        let shared = self.reuseport && other.reuseport
-            || self.reuseaddr && other.reuseaddr && !other.listening;
+        let both = self.reuse.and(other.reuse);
+        let shared = both.port || both.addr && !other.listening;
         self.id != other.id && overlap(self.ip, other.ip) && !shared
     }
 }
@@ -246,6 +310,17 @@ impl PortGuard {
     /// The address, with the port that was picked.
     pub(crate) const fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whom it is shared with from now on.
+    pub(crate) fn set_reuse(&self, reuse: Reuse) {
+        let mut inner = self.ports.lock();
+        let bound = inner.bound.get_mut(&self.local.port());
+        for bound in bound.into_iter().flatten() {
+            if bound.id == self.id {
+                bound.reuse = reuse;
+            }
+        }
     }
 
     /// Goes from bound to listening.
@@ -312,8 +387,8 @@ mod tests {
             ("[fd07::2]:80", "10.7.0.2:80", false),
             ("[::ffff:10.7.0.2]:80", "10.7.0.2:80", true),
         ] {
-            let guard = ports.bind(addr(held), false, false, true).unwrap();
-            let other = ports.bind(addr(wanted), false, false, true);
+            let guard = ports.bind(addr(held), Reuse::default(), true).unwrap();
+            let other = ports.bind(addr(wanted), Reuse::default(), true);
             assert_eq!(other.is_err(), conflict, "{held} and {wanted}");
             drop((guard, other));
             assert!(!ports.is_bound(80));
@@ -323,7 +398,8 @@ mod tests {
     #[test]
     fn who_shares_a_port_is_decided_by_both_and_by_who_listens() {
         let ports = ports();
-        // (reuseaddr, reuseport, listening) of the first and of the second.
+        // Whether addresses and ports are shared and whether it listens, of the first and of the
+        // second.
         for (first, second, conflict) in [
             ((true, false, false), (true, false, false), false),
             ((true, false, false), (false, false, false), true),
@@ -334,8 +410,12 @@ mod tests {
             ((false, true, true), (true, false, true), true),
             ((true, true, true), (true, true, true), false),
         ] {
-            let bind = |(reuseaddr, reuseport, listening)| {
-                ports.bind(addr("10.7.0.2:80"), reuseaddr, reuseport, listening)
+            let bind = |(addr_too, port, listening)| {
+                let reuse = Reuse {
+                    addr: addr_too,
+                    port,
+                };
+                ports.bind(addr("10.7.0.2:80"), reuse, listening)
             };
             let guard = bind(first).unwrap();
             assert_eq!(bind(second).is_err(), conflict, "{first:?} {second:?}");
@@ -346,7 +426,7 @@ mod tests {
     #[test]
     fn of_two_that_are_bound_one_may_listen() {
         let ports = ports();
-        let bind = || ports.bind(addr("10.7.0.2:80"), true, false, false);
+        let bind = || ports.bind(addr("10.7.0.2:80"), Reuse::ADDR, false);
         let (first, second) = (bind().unwrap(), bind().unwrap());
         first.listen().unwrap();
         first.listen().unwrap();
@@ -359,7 +439,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_ours_is_refused_with_those_that_are() {
-        let error = ports().bind(addr("10.9.9.9:80"), false, false, true);
+        let error = ports().bind(addr("10.9.9.9:80"), Reuse::default(), true);
         let error = error.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
         assert_eq!(
@@ -367,32 +447,32 @@ mod tests {
             "10.9.9.9 is not an address of this stack (10.7.0.2, 10.7.0.3, fd07::2)"
         );
         for ours in ["127.0.0.9:80", "[::1]:80", "0.0.0.0:80", "[::]:80"] {
-            ports().bind(addr(ours), false, false, true).unwrap();
+            ports().bind(addr(ours), Reuse::default(), true).unwrap();
         }
         let any = Ports::new(vec![], true, 7);
-        any.bind(addr("10.9.9.9:80"), false, false, true).unwrap();
+        any.bind(addr("10.9.9.9:80"), Reuse::default(), true)
+            .unwrap();
         let none = Ports::new(vec![], false, 7);
-        let error = none.bind(addr("10.9.9.9:80"), false, false, true);
+        let error = none.bind(addr("10.9.9.9:80"), Reuse::default(), true);
         assert!(error.unwrap_err().to_string().ends_with("(it has none)"));
     }
 
     #[test]
     fn port_zero_picks_what_nobody_uses_until_there_is_nothing_left() {
         let ports = ports();
-        ports.connection_opened(addr("10.7.0.2:40000"));
+        ports.connection_opened(addr("10.7.0.2:40000"), Reuse::default());
         let mut guards = Vec::new();
-        while let Ok(guard) = ports.bind(addr("10.7.0.2:0"), true, false, false) {
+        while let Ok(guard) = ports.bind(addr("10.7.0.2:0"), Reuse::ADDR, false) {
             assert!(EPHEMERAL.contains(&guard.local().port()));
             guards.push(guard);
             if guards.len() == 3 {
-                let bind = || ports.bind(addr("10.7.0.2:0"), false, false, false);
+                let bind = || ports.bind(addr("10.7.0.2:0"), Reuse::default(), false);
                 let port = bind().unwrap().local().port();
                 assert_ne!(bind().unwrap().local().port(), port + 1, "not in turn");
                 // All but a few are taken by somebody else from here on.
                 let mut inner = ports.lock();
                 EPHEMERAL.filter(|port| port % 1000 != 0).for_each(|port| {
-                    let (count, ip) = (1, None);
-                    inner.connections.insert(port, Used { count, ip });
+                    inner.connections.insert(port, SmallVec::new());
                 });
             }
         }
@@ -402,35 +482,49 @@ mod tests {
         assert_eq!(picked.len(), guards.len());
         assert!((27..=31).contains(&picked.len()), "{}", picked.len());
         assert!(!picked.contains(&40_000));
-        let full = ports.bind(addr("10.7.0.2:0"), true, false, false);
+        let full = ports.bind(addr("10.7.0.2:0"), Reuse::ADDR, false);
         assert_eq!(kind(full), Some(io::ErrorKind::AddrInUse));
-        let other = ports.bind(addr("10.7.0.3:0"), true, false, false);
+        let other = ports.bind(addr("10.7.0.3:0"), Reuse::ADDR, false);
         assert!(other.is_ok(), "bound ports of another address are free");
     }
 
     #[test]
-    fn a_port_that_connections_use_is_bound_only_with_reuse() {
+    fn a_port_that_connections_use_is_bound_by_those_that_both_sides_share_it_with() {
         let ports = ports();
         let at = addr("10.7.0.2:80");
-        ports.connection_opened(at);
-        ports.connection_opened(at);
+        let open = |at| ports.connection_opened(at, Reuse::default());
+        let kept = ports.bind(addr("0.0.0.0:80"), Reuse::ADDR, true).unwrap();
+        open(at);
+        open(at);
+        drop(kept);
+        ports.connection_lingers(at);
         ports.connection_closed(at);
-        let refused = ports.bind(at, false, false, true);
+        ports.connection_closed(at);
+        let refused = ports.bind(at, Reuse::default(), true);
         assert_eq!(kind(refused), Some(io::ErrorKind::AddrInUse));
-        ports.bind(at, true, false, true).unwrap();
-        // On another address nobody uses it, until a connection does.
+        ports.bind(at, Reuse::ADDR, true).unwrap();
+        // On another address nobody uses it, until a connection does, which shares nothing.
         let other = addr("10.7.0.3:80");
-        ports.bind(other, false, false, true).unwrap();
-        let any = ports.bind(addr("0.0.0.0:80"), false, false, true);
+        ports.bind(other, Reuse::default(), true).unwrap();
+        let any = ports.bind(addr("0.0.0.0:80"), Reuse::default(), true);
         assert_eq!(kind(any), Some(io::ErrorKind::AddrInUse));
-        ports.connection_opened(other);
-        for at in [at, other] {
-            let refused = ports.bind(at, false, false, true);
-            assert_eq!(kind(refused), Some(io::ErrorKind::AddrInUse));
+        open(other);
+        for (at, reuse, free) in [
+            (at, Reuse::ADDR, true),
+            (other, Reuse::ADDR, false),
+            (addr("0.0.0.0:80"), Reuse::ADDR, false),
+            (addr("[::]:80"), Reuse::ADDR, false),
+            (addr("[fd07::2]:80"), Reuse::default(), true),
+        ] {
+            assert_eq!(ports.bind(at, reuse, true).is_ok(), free, "{at}");
         }
         ports.connection_closed(other);
+        open(addr("[fd07::2]:80"));
+        ports.bind(addr("0.0.0.0:80"), Reuse::ADDR, true).unwrap();
         ports.connection_closed(at);
-        ports.connection_closed(at);
-        ports.bind(at, false, false, true).unwrap();
+        ports.bind(at, Reuse::default(), true).unwrap();
+        // Who is not bound to anything shares with nobody, unless the engine says so.
+        ports.connection_opened(at, Reuse::ALL);
+        ports.bind(at, Reuse::ADDR, true).unwrap();
     }
 }

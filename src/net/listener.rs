@@ -11,7 +11,7 @@ use tokio::{net::ToSocketAddrs, task::coop};
 
 use crate::{
     config::SocketOptions,
-    link::{Command, ListenerLink, PortGuard, StreamLink},
+    link::{Command, ListenerLink, PortGuard, Reuse, StreamLink},
 };
 
 use super::{Stack, TcpStream, addr, budgeted, options};
@@ -58,7 +58,7 @@ impl TcpListener {
 
     pub(super) fn bind_one(stack: &Stack, addr: SocketAddr) -> io::Result<Self> {
         let addr = addr::plain(addr);
-        let port = stack.ports().bind(addr, true, false, true)?;
+        let port = stack.ports().bind(addr, Reuse::ADDR, true)?;
         Self::start(stack, port, BACKLOG, stack.default_options())
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     config::{Congestion, KeepAlive, SocketOptions},
-    link::PortGuard,
+    link::{PortGuard, Reuse},
 };
 
 use super::{
@@ -52,13 +52,19 @@ pub struct TcpSocket {
 struct State {
     stack: Option<Stack>,
     options: SocketOptions,
-    reuseaddr: bool,
-    reuseport: bool,
+    reuse: Reuse,
     device: Option<Vec<u8>>,
     bound: Option<PortGuard>,
 }
 
 impl State {
+    fn set_reuse(&mut self, change: impl FnOnce(&mut Reuse)) {
+        change(&mut self.reuse);
+        if let Some(port) = &self.bound {
+            port.set_reuse(self.reuse);
+        }
+    }
+
     /// The stack that the socket belongs to, from now on at the latest.
     fn stack(&mut self) -> io::Result<Stack> {
         if let Some(stack) = &self.stack {
@@ -97,8 +103,7 @@ impl TcpSocket {
             state: Mutex::new(State {
                 stack,
                 options: options.unwrap_or_default(),
-                reuseaddr: false,
-                reuseport: false,
+                reuse: Reuse::default(),
                 device: None,
                 bound: None,
             }),
@@ -126,9 +131,7 @@ impl TcpSocket {
         }
         let stack = state.stack()?;
         let addr = addr::plain(addr);
-        let port = stack
-            .ports()
-            .bind(addr, state.reuseaddr, state.reuseport, false)?;
+        let port = stack.ports().bind(addr, state.reuse, false)?;
         state.bound = Some(port);
         Ok(())
     }
@@ -160,9 +163,7 @@ impl TcpSocket {
                 port.listen()?;
                 port
             }
-            None => stack
-                .ports()
-                .bind(unbound, state.reuseaddr, state.reuseport, true)?,
+            None => stack.ports().bind(unbound, state.reuse, true)?,
         };
         let backlog = backlog.min(BACKLOG_MAX) as usize;
         TcpListener::start(&stack, port, backlog, state.options)
@@ -223,16 +224,16 @@ impl TcpSocket {
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub fn reuseaddr(&self) -> io::Result<bool> {
-        Ok(self.state().reuseaddr)
+        Ok(self.state().reuse.addr)
     }
 
-    /// Lets the socket be bound although closed connections remain on the port. Before
-    /// [`bind`](Self::bind).
+    /// Lets the port be shared with sockets that set this too and do not listen, and with what
+    /// remains of their connections. Once bound it counts for those that are bound later.
     ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub fn set_reuseaddr(&self, reuseaddr: bool) -> io::Result<()> {
-        self.state().reuseaddr = reuseaddr;
+        self.state().set_reuse(|reuse| reuse.addr = reuseaddr);
         Ok(())
     }
 
@@ -241,16 +242,16 @@ impl TcpSocket {
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub fn reuseport(&self) -> io::Result<bool> {
-        Ok(self.state().reuseport)
+        Ok(self.state().reuse.port)
     }
 
     /// Lets several sockets that all set this listen on one port, over which connections are spread.
-    /// Before [`bind`](Self::bind).
+    /// Once bound it counts for those that are bound later.
     ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub fn set_reuseport(&self, reuseport: bool) -> io::Result<()> {
-        self.state().reuseport = reuseport;
+        self.state().set_reuse(|reuse| reuse.port = reuseport);
         Ok(())
     }
 
@@ -300,7 +301,7 @@ impl TcpSocket {
         Ok(())
     }
 
-    /// The type of service of packets sent (`IP_TOS`). Default: 0.
+    /// The type of service of packets of IPv4 (`IP_TOS`). Default: 0.
     ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
@@ -308,7 +309,7 @@ impl TcpSocket {
         Ok(self.options().tos.into())
     }
 
-    /// Sets the type of service of packets sent: 0 to 255. The two lowest bits are for congestion
+    /// Sets the type of service of packets of IPv4: 0 to 255. The two lowest bits are for congestion
     /// notification and stay the stack's, as in Linux.
     ///
     /// # Errors
@@ -319,13 +320,13 @@ impl TcpSocket {
         Ok(())
     }
 
-    /// The traffic class of packets sent (`IPV6_TCLASS`). Default: 0.
+    /// The traffic class of packets of IPv6 (`IPV6_TCLASS`). Default: 0.
     ///
     /// # Errors
     /// `Unsupported`: the socket is for IPv4.
     pub fn tclass_v6(&self) -> io::Result<u32> {
         self.check_tclass()?;
-        self.tos_v4()
+        Ok(self.options().tclass.into())
     }
 
     /// Sets the traffic class of packets sent: as [`set_tos_v4`](Self::set_tos_v4).
@@ -334,7 +335,9 @@ impl TcpSocket {
     /// `InvalidInput`: outside of the range. `Unsupported`: the socket is for IPv4.
     pub fn set_tclass_v6(&self, tclass: u32) -> io::Result<()> {
         self.check_tclass()?;
-        self.set_tos_v4(tclass)
+        let tclass = options::tos(tclass)?;
+        self.change(|options| options.tclass = tclass);
+        Ok(())
     }
 
     /// The name given to [`bind_device`](Self::bind_device). Default: `None`.

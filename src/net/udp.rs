@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::ToSocketAddrs;
 
-use crate::link::{Command, DatagramLink, Marks};
+use crate::link::{Command, DatagramLink, Marks, Reuse};
 
 use super::{Stack, addr, options};
 
@@ -63,7 +63,7 @@ impl UdpSocket {
     pub(super) fn bind_one(stack: &Stack, addr: SocketAddr) -> io::Result<Self> {
         let addr = addr::canonical(addr);
         let (network, config) = (stack.network().clone(), stack.config());
-        let port = network.udp_ports().bind(addr, false, false, true)?;
+        let port = network.udp_ports().bind(addr, Reuse::default(), true)?;
         let link = Arc::new(DatagramLink::bound(
             stack.doorbell().clone(),
             network,
@@ -145,7 +145,7 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// The type of service, DSCP and ECN, of datagrams sent (`IP_TOS`). Default: 0.
+    /// The type of service, DSCP and ECN, of datagrams of IPv4 (`IP_TOS`). Default: 0.
     ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
@@ -153,34 +153,37 @@ impl UdpSocket {
         Ok(self.link.marks().tos.into())
     }
 
-    /// Sets the type of service of datagrams sent from now on: 0 to 255.
+    /// Sets the type of service of datagrams of IPv4 from now on: 0 to 255.
     ///
     /// # Errors
     /// `InvalidInput`: outside of the range.
     pub fn set_tos_v4(&self, tos: u32) -> io::Result<()> {
-        let allowed = "0 to 255";
-        let tos =
-            u8::try_from(tos).map_err(|_| options::invalid("type of service", tos, allowed))?;
+        let tos = class(tos)?;
         self.link.set_marks(|marks| marks.tos = tos);
         Ok(())
     }
 
-    /// The traffic class of datagrams sent (`IPV6_TCLASS`), which is the same setting as
-    /// [`tos_v4`](Self::tos_v4).
+    /// The traffic class, DSCP and ECN, of datagrams of IPv6 (`IPV6_TCLASS`). Default: 0.
     ///
     /// # Errors
     /// None; `io::Result` is for the likeness to `tokio::net`.
     pub fn tclass_v6(&self) -> io::Result<u32> {
-        self.tos_v4()
+        Ok(self.link.marks().tclass.into())
     }
 
-    /// Sets the traffic class of datagrams sent from now on: 0 to 255.
+    /// Sets the traffic class of datagrams of IPv6 from now on: 0 to 255.
     ///
     /// # Errors
     /// `InvalidInput`: outside of the range.
     pub fn set_tclass_v6(&self, tclass: u32) -> io::Result<()> {
-        self.set_tos_v4(tclass)
+        let tclass = class(tclass)?;
+        self.link.set_marks(|marks| marks.tclass = tclass);
+        Ok(())
     }
+}
+
+fn class(value: u32) -> io::Result<u8> {
+    u8::try_from(value).map_err(|_| options::invalid("type of service", value, "0 to 255"))
 }
 
 /// What new sockets send with their datagrams.
@@ -189,6 +192,7 @@ pub(super) fn default_marks(stack: &Stack) -> Marks {
     Marks {
         ttl: options.ttl,
         tos: options.tos,
+        tclass: options.tclass,
     }
 }
 

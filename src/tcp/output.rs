@@ -525,7 +525,7 @@ impl Connection {
             gso_size,
             ect: false,
             ttl: self.options.ttl,
-            tos: self.options.tos & !3, // The ECN bits are not the user's (Linux: IP_TOS).
+            tos: self.options.class(self.overhead > 40),
         }
     }
 }

@@ -135,7 +135,10 @@ impl Crossed {
 
 fn connect(engine: &mut Engine, side: usize, now: Instant) -> ConnId {
     let (local, peer) = (address(side), address(1 - side));
-    let bound = engine.ports().bind(local, false, false, false).unwrap();
+    let bound = engine
+        .ports()
+        .bind(local, crate::link::Reuse::default(), false)
+        .unwrap();
     let bell = Arc::clone(engine.doorbell());
     let options = engine.default_options();
     let link = Arc::new(StreamLink::new(bell, local, peer, options, 4096, 4096));

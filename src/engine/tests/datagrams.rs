@@ -71,9 +71,15 @@ impl Host {
 
     fn bind_with(&mut self, local: &str, limits: (usize, usize)) -> Arc<DatagramLink> {
         let network = self.engine.network().clone();
-        let port = network.udp_ports().bind(addr(local), true, false, false);
+        let port = network
+            .udp_ports()
+            .bind(addr(local), crate::link::Reuse::ADDR, false);
         let bell = self.engine.doorbell().clone();
-        let marks = Marks { ttl: 64, tos: 0 };
+        let marks = Marks {
+            ttl: 64,
+            tos: 0,
+            tclass: 0,
+        };
         self.open(DatagramLink::bound(
             bell,
             network,
@@ -87,7 +93,11 @@ impl Host {
         let network = self.engine.network().clone();
         assert!(network.take_any());
         let bell = self.engine.doorbell().clone();
-        let marks = Marks { ttl: 64, tos: 0 };
+        let marks = Marks {
+            ttl: 64,
+            tos: 0,
+            tclass: 0,
+        };
         let limits = (212_992, 212_992);
         self.open(DatagramLink::any(bell, network, limits, marks))
     }

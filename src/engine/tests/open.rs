@@ -164,7 +164,7 @@ fn s6_a_socket_can_connect_to_itself() {
         .engine
         .ports()
         .clone()
-        .bind(at, false, false, false)
+        .bind(at, crate::link::Reuse::default(), false)
         .unwrap();
     let options = s.engine.default_options();
     let bell = Arc::clone(s.engine.doorbell());

@@ -439,7 +439,7 @@ impl Ladder {
         let engine = &mut self.engines[side];
         let bound = engine
             .ports()
-            .bind(address(side), false, false, false)
+            .bind(address(side), crate::link::Reuse::default(), false)
             .unwrap();
         let bell = std::sync::Arc::clone(engine.doorbell());
         let options = SocketOptions::default();

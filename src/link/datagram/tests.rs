@@ -14,8 +14,14 @@ fn socket() -> DatagramLink {
     bell.budget().set_limit(8 << 20);
     let network = Network::new(&nets, 1500, Arc::clone(&ports), Arc::clone(&bell));
     let local = "10.7.0.2:53".parse().unwrap();
-    let port = ports.bind(local, false, false, true).unwrap();
-    let marks = Marks { ttl: 64, tos: 0 };
+    let port = ports
+        .bind(local, crate::link::Reuse::default(), true)
+        .unwrap();
+    let marks = Marks {
+        ttl: 64,
+        tos: 0,
+        tclass: 0,
+    };
     let limits = (8192, 8192);
     DatagramLink::bound(bell, network, port, limits, marks)
 }
@@ -187,7 +193,11 @@ fn what_a_path_carries_is_forgotten_with_the_peer_at_its_end() {
 fn the_end_of_a_flow_gives_nobody_else_the_socket_for_any_destination() {
     let network = Arc::clone(&socket().network);
     let bell = Doorbell::new();
-    let marks = Marks { ttl: 64, tos: 0 };
+    let marks = Marks {
+        ttl: 64,
+        tos: 0,
+        tclass: 0,
+    };
     assert!(network.take_any());
     let local = "192.0.2.1:53".parse().unwrap();
     let limits = (8192, 8192);

@@ -8,8 +8,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{SERVER, connected, pair, settle};
-use crate::net::{Stack, TcpStream};
+use super::{SERVER, builder, connected, pair, settle};
+use crate::{
+    device,
+    net::{Stack, TcpStream},
+};
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -256,4 +259,36 @@ async fn all_tasks_that_wait_are_woken() {
     );
     one.unwrap();
     two.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_type_of_service_and_the_traffic_class_are_two_settings() {
+    let (device, end) = device::channel(1500, 8);
+    let stack = builder(1).spawn(device).unwrap();
+    let (_sender, mut packets) = end.split();
+    let tcp = stack.socket_v6();
+    tcp.set_tos_v4(0x10).unwrap();
+    tcp.set_tclass_v6(0x20).unwrap();
+    assert_eq!(
+        (tcp.tos_v4().unwrap(), tcp.tclass_v6().unwrap()),
+        (0x10, 0x20)
+    );
+    let udp = stack.bind_udp("[::]:1").await.unwrap();
+    udp.set_tos_v4(0x30).unwrap();
+    udp.set_tclass_v6(0x40).unwrap();
+    assert_eq!(
+        (udp.tos_v4().unwrap(), udp.tclass_v6().unwrap()),
+        (0x30, 0x40)
+    );
+    udp.send_to(b"x", "[fd00::2]:1").await.unwrap();
+    let class = |packet: &[u8]| packet[0] << 4 | packet[1] >> 4;
+    assert_eq!(class(&packets.recv().await.unwrap()), 0x40);
+    udp.send_to(b"x", "[::ffff:10.0.0.2]:1").await.unwrap();
+    assert_eq!(packets.recv().await.unwrap()[1], 0x30);
+    let connecting = tcp.connect("[fd00::2]:1".parse().unwrap());
+    let syn = async { class(&packets.recv().await.unwrap()) };
+    tokio::select! {
+        class = syn => assert_eq!(class, 0x20),
+        _ = connecting => panic!("nobody answers"),
+    }
 }

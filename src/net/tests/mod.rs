@@ -5,6 +5,7 @@ mod faults;
 mod incoming;
 mod kernel_answers;
 mod loopback;
+mod sharing;
 mod surface;
 mod threads;
 

@@ -230,7 +230,7 @@ impl Side {
         let bound = self
             .engine
             .ports()
-            .bind(local, false, false, false)
+            .bind(local, crate::link::Reuse::default(), false)
             .expect("a free port");
         let bell = Arc::clone(self.engine.doorbell());
         let options = self.engine.default_options();
