@@ -116,11 +116,10 @@ impl Reader {
         }
     }
 
-    /// Reads `header` and what is free of the block full: how many bytes in the block, or `None` if
-    /// the packet is lost.
-    fn fill(&mut self, fd: RawFd, header: &mut [u8]) -> io::Result<Option<usize>> {
-        let room = header.len() + self.spare();
-        match read(fd, header, &mut self.block) {
+    /// Reads a packet to the end of the block: its length, or `None` if it is lost.
+    fn fill(&mut self, fd: RawFd) -> io::Result<Option<usize>> {
+        let room = self.spare();
+        match read(fd, &mut self.block) {
             // The kernel could not express the packet, and has thrown it away.
             Err(error) if is_about_one_packet(&error) => self.drops += 1,
             Err(error) => return Err(error),
@@ -135,7 +134,7 @@ impl Reader {
 
     fn read_vnet(&mut self, fd: RawFd) -> io::Result<Option<Packet>> {
         self.reserve(self.room);
-        let Some(len) = self.fill(fd, &mut [])? else {
+        let Some(len) = self.fill(fd)? else {
             self.block.clear();
             return Ok(None);
         };
@@ -155,26 +154,36 @@ impl Reader {
     /// Reads a packet whole.
     fn read_first(&mut self, fd: RawFd, packets: &mut Vec<Packet>) -> io::Result<()> {
         self.reserve(self.room.max(RUN_ROOM));
-        match self.fill(fd, &mut [])? {
+        match self.fill(fd)? {
             Some(_) => self.begin(packets),
             None => self.block.clear(),
         }
         Ok(())
     }
 
-    /// Reads a packet in two parts: if it continues the run, its payload already lies where it
-    /// belongs, and nothing needs to be copied.
+    /// Reads a packet such that, if it continues the run, its payload already lies where it belongs:
+    /// its header comes over the run's last bytes, which are put back. That is cheaper than a read
+    /// into two buffers.
     fn read_next(&mut self, fd: RawFd, mut run: Run, packets: &mut Vec<Packet>) -> io::Result<()> {
         let header_len = run.tcp().header_len;
-        let mut header = [0; HEAD_MAX];
-        let header = &mut header[..header_len];
         let end = self.block.len();
-        let filled = self.fill(fd, header);
+        let at = end - header_len;
+        let (mut last, mut header) = ([0; HEAD_MAX], [0; HEAD_MAX]);
+        let (last, header) = (&mut last[..header_len], &mut header[..header_len]);
+        last.copy_from_slice(&self.block[at..]);
+        self.block.truncate(at);
+        let filled = self.fill(fd);
         let Ok(Some(len)) = filled else {
-            self.block.truncate(end);
+            self.block.truncate(at);
+            self.block.extend_from_slice(last);
             self.run = Some(run);
             return filled.map(|_| ());
         };
+        let in_header = len.min(header_len);
+        let header = &mut header[..in_header];
+        header.copy_from_slice(&self.block[at..at + in_header]);
+        self.block.resize(end.max(at + len), 0);
+        self.block[at..end].copy_from_slice(last);
         let (before, payload) = self.block.split_at(end);
         if let Some(next) = begin(header, payload, len)
             && run.push(&before[..header_len], header, &next)
@@ -195,7 +204,6 @@ impl Reader {
         self.flush(packets);
         self.block = rest;
         let in_block = self.block.len();
-        let header = &header[..len - in_block];
         self.block.resize(len, 0);
         self.block.copy_within(..in_block, header.len());
         self.block[..header.len()].copy_from_slice(header);
@@ -243,33 +251,15 @@ fn begin(header: &[u8], payload: &[u8], len: usize) -> Option<Run> {
         .then_some(run)
 }
 
-/// Reads one packet into `header` and, what does not fit, into what is free of `block`. Returns its
-/// length.
-fn read(fd: RawFd, header: &mut [u8], block: &mut BytesMut) -> io::Result<usize> {
+/// Reads one packet into what is free of `block`. Returns its length.
+fn read(fd: RawFd, block: &mut BytesMut) -> io::Result<usize> {
     loop {
         let spare = block.spare_capacity_mut();
-        let slices = [
-            libc::iovec {
-                iov_base: header.as_mut_ptr().cast(),
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: spare.as_mut_ptr().cast(),
-                iov_len: spare.len(),
-            },
-        ];
-        let len = if header.is_empty() {
-            // SAFETY: `spare` may be written to in its whole length.
-            unsafe { libc::read(fd, spare.as_mut_ptr().cast(), spare.len()) }
-        } else {
-            // SAFETY: both slices may be written to in their whole lengths, and live during the
-            // call.
-            unsafe { libc::readv(fd, slices.as_ptr(), 2) }
-        };
+        // SAFETY: `spare` may be written to in its whole length.
+        let len = unsafe { libc::read(fd, spare.as_mut_ptr().cast(), spare.len()) };
         if let Ok(len) = usize::try_from(len) {
-            let in_block = len.saturating_sub(header.len());
             // SAFETY: the kernel has written so many bytes behind the old length.
-            unsafe { block.set_len(block.len() + in_block) };
+            unsafe { block.set_len(block.len() + len) };
             return Ok(len);
         }
         let error = io::Error::last_os_error();
@@ -412,6 +402,30 @@ mod tests {
         tun.read(&segment(1, 100, 0, 100));
         assert_eq!(tun.flush(), 1);
         assert_eq!(tun.payload(), [[0; 100], [100; 100]].concat());
+    }
+
+    #[test]
+    fn whatever_is_read_over_the_end_of_a_run_leaves_it_as_it_was() {
+        let whole = bytes(Spec::default(), &[1; 2]);
+        let header_len = whole.len() - 2;
+        for payload in [1, 2, header_len, 100] {
+            for junk in [1, 19, header_len - 1, header_len, header_len + 1, 400] {
+                let mut tun = Tun::new(1500);
+                assert_eq!(tun.read(&segment(1, 0, 0, payload)), 0);
+                let fd = tun.device.as_raw_fd();
+                let error = tun.reader.read(fd, &mut tun.packets).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                let next = segment(1, payload as u32, 0, payload);
+                assert_eq!(tun.read(&next), 0, "{payload}");
+                let run = [vec![0; payload], vec![payload as u8; payload]].concat();
+                let junk = vec![0x99; junk];
+                assert_eq!(tun.read(&junk), 2, "the run, and what ends it");
+                assert_eq!(tun.packets[1].to_vec(), junk);
+                let first = &tun.packets[0];
+                assert_eq!(first.meta.checksum, Checksum::Verified);
+                assert_eq!(first.to_vec()[header_len..], run);
+            }
+        }
     }
 
     #[test]
