@@ -118,6 +118,13 @@ pub trait Device: Send + 'static {
     /// segments anyway, as [`Offload`] does. For devices that do it at less cost while they read.
     fn merge_received(&mut self) {}
 
+    /// Asks the device to take super-packets and packets without a checksum although its capabilities
+    /// do not say so, and to make of them what it can send. Whether it does; otherwise who asks, as
+    /// [`Offload`] does, makes it. For devices that do it at less cost while they write.
+    fn split_sent(&mut self) -> bool {
+        false
+    }
+
     /// Whether the last [`poll_recv`](Self::poll_recv) has not only delivered packets but taken all
     /// there were, and will have the task woken for the next: to poll once more, and to be told that
     /// there is none, would be for nothing. A device that does not know says no.

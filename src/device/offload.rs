@@ -12,7 +12,8 @@ use self::{buffer::Buffer, merger::Merger};
 use super::{Capabilities, Device};
 use crate::packet::{Checksum, PACKET_MAX, Packet};
 
-mod buffer;
+pub(super) mod buffer;
+pub(super) mod cut;
 mod merger;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,8 @@ const AHEAD: usize = 64;
 #[derive(Debug)]
 pub struct Offload<D> {
     device: D,
+    /// The device makes of packets to be sent what it can send.
+    splits: bool,
     /// Segments of super-packets on their way to the device; empty between two polls.
     segments: VecDeque<Packet>,
     buffer: Buffer,
@@ -49,6 +52,7 @@ impl<D: Device> Offload<D> {
     pub fn new(mut device: D) -> Self {
         device.merge_received();
         Self {
+            splits: device.split_sent(),
             device,
             segments: VecDeque::new(),
             buffer: Buffer::new(),
@@ -122,7 +126,9 @@ impl<D: Device> Device for Offload<D> {
         packets: &mut VecDeque<Packet>,
     ) -> Poll<io::Result<()>> {
         let capabilities = self.device.capabilities();
-        if capabilities.checksum_offload && capabilities.segmentation_offload >= Some(PACKET_MAX) {
+        let takes_all =
+            capabilities.checksum_offload && capabilities.segmentation_offload >= Some(PACKET_MAX);
+        if takes_all || self.splits {
             return self.device.poll_send(cx, packets);
         }
         while !packets.is_empty() {

@@ -21,8 +21,13 @@ use tokio::io::{
 };
 
 pub use self::builder::TunBuilder;
-use super::{Capabilities, Device, reader::Reader, vnet};
-use crate::packet::{HEAD_MAX, PACKET_MAX, Packet};
+use super::{
+    Capabilities, Device,
+    offload::{buffer::Buffer, cut::Cut},
+    reader::Reader,
+    vnet,
+};
+use crate::packet::{Checksum, HEAD_MAX, PACKET_MAX, Packet};
 
 mod builder;
 #[cfg(test)]
@@ -84,6 +89,8 @@ struct Port {
     vnet_header: bool,
     offload: bool,
     reader: Reader,
+    /// What segments are made in, when that was asked for and the kernel does not do it.
+    splitter: Option<Box<Buffer>>,
     /// Packets that could not be written.
     drops: u64,
 }
@@ -179,6 +186,47 @@ impl Port {
         }
     }
 
+    /// Writes a packet, or the segments that it stands for: of these, `packet` becomes the rest if
+    /// there is an error.
+    fn send(&mut self, packet: &mut Packet) -> io::Result<()> {
+        let fd = self.fd();
+        let Some(splitter) = self.splitter.as_mut().filter(|_| !self.offload) else {
+            return self.write(packet);
+        };
+        if packet.meta.gso_size == 0 {
+            if packet.meta.checksum == Checksum::Partial && !splitter.fill_checksum(packet) {
+                self.drops += 1;
+                return Ok(());
+            }
+            return self.write(packet);
+        }
+        let Some(mut cut) = Cut::new(packet) else {
+            self.drops += 1;
+            return Ok(());
+        };
+        let header: &[u8] = if self.vnet_header {
+            &[0; vnet::HEADER_LEN]
+        } else {
+            &[]
+        };
+        // One segment after the other in the same place, which stays in the nearest cache.
+        while let Some(len) = cut.next_len() {
+            splitter.block.clear();
+            splitter.reserve(header.len() + len);
+            splitter.block.extend_from_slice(header);
+            cut.next(&mut splitter.block);
+            match write(fd, &[IoSlice::new(&splitter.block)]) {
+                Ok(()) => {}
+                Err(error) if is_about_one_packet(&error) => self.drops += 1,
+                Err(error) => {
+                    *packet = cut.rest();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes one packet.
     fn write(&self, packet: &Packet) -> io::Result<()> {
         let header = vnet::make(packet);
@@ -247,9 +295,14 @@ impl Readiness {
 /// Writes one packet, which the kernel takes whole or not at all.
 fn write(fd: Fd, slices: &[IoSlice<'_>]) -> io::Result<()> {
     loop {
-        // SAFETY: `IoSlice` is laid out like `iovec`, and every slice lives during the call. Their
-        // number is far below `i32::MAX`.
-        let len = unsafe { libc::writev(fd.0, slices.as_ptr().cast(), slices.len() as i32) };
+        let len = if let [slice] = slices {
+            // SAFETY: the slice lives during the call.
+            unsafe { libc::write(fd.0, slice.as_ptr().cast(), slice.len()) }
+        } else {
+            // SAFETY: `IoSlice` is laid out like `iovec`, and every slice lives during the call.
+            // Their number is far below `i32::MAX`.
+            unsafe { libc::writev(fd.0, slices.as_ptr().cast(), slices.len() as i32) }
+        };
         if len >= 0 {
             return Ok(());
         }
@@ -323,9 +376,10 @@ impl Device for Tun {
         // not, and would hold everything up instead of dropping it.
         let readiness = Readiness::of(&mut self.readiness, self.port.fd())?;
         let mut seen: Option<AsyncFdReadyGuard<'_, Fd>> = None;
-        while let Some(packet) = packets.front() {
-            match self.port.write(packet) {
-                Ok(()) => self.unanswered += packet.len(),
+        while let Some(packet) = packets.front_mut() {
+            let len = packet.len();
+            match self.port.send(packet) {
+                Ok(()) => self.unanswered += len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(mut guard) = seen.take() {
                         guard.clear_ready();
@@ -343,6 +397,11 @@ impl Device for Tun {
 
     fn merge_received(&mut self) {
         self.port.reader.merge();
+    }
+
+    fn split_sent(&mut self) -> bool {
+        self.port.splitter = Some(Box::new(Buffer::new()));
+        true
     }
 
     fn is_drained(&self) -> bool {

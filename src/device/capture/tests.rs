@@ -244,8 +244,10 @@ async fn a_failed_write_ends_the_capture_and_not_the_device() {
 }
 
 /// A device that answers what the trait has an answer of its own for.
+#[derive(Default)]
 struct Particular {
     merges: bool,
+    splits: bool,
 }
 
 impl Device for Particular {
@@ -274,6 +276,11 @@ impl Device for Particular {
         self.merges = true;
     }
 
+    fn split_sent(&mut self) -> bool {
+        self.splits = true;
+        true
+    }
+
     fn is_drained(&self) -> bool {
         true
     }
@@ -289,7 +296,7 @@ impl Device for Particular {
 
 #[test]
 fn what_the_device_inside_says_of_itself_shows_through() {
-    let device = Particular { merges: false };
+    let device = Particular::default();
     let mut capture = Capture::new(device, Shared::default()).unwrap();
     assert_eq!(capture.capabilities(), capture.get_ref().capabilities());
     assert_eq!(capture.name(), Some("particular0"));
@@ -297,13 +304,16 @@ fn what_the_device_inside_says_of_itself_shows_through() {
     capture.merge_received();
     assert!(capture.get_ref().merges);
     // As a stack has it: whoever merges tells the device through the capture.
-    let device = Particular { merges: false };
+    let device = Particular::default();
     let capture = Capture::new(device, Shared::default()).unwrap();
     let offload = Offload::new(capture);
     assert!(offload.get_ref().get_ref().merges);
+    // What is split behind a capture is not seen as it goes out.
+    assert!(!offload.get_ref().get_ref().splits);
+    assert!(Offload::new(Particular::default()).get_ref().splits);
     assert_eq!((offload.name(), offload.drops()), (Some("particular0"), 7));
     assert_eq!(offload.capabilities().mtu, 576);
     // It flushes in the poll that finds nothing, so there has to be one.
     assert!(!offload.is_drained());
-    assert!(Offload::new(Particular { merges: false }).is_drained());
+    assert!(Offload::new(Particular::default()).is_drained());
 }

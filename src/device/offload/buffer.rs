@@ -4,12 +4,11 @@ use std::{collections::VecDeque, mem};
 
 use bytes::{Bytes, BytesMut};
 
+use super::cut::Cut;
 use crate::{
-    checksum::{Sum, sum, sum_packet},
-    device::headers::{
-        CWR, FIN, Ip, PSH, TCP, TCP_CHECKSUM, Tcp, UDP, UDP_CHECKSUM, get_u16, get_u32, put_u16,
-    },
-    packet::{Checksum, HEAD_MAX, Meta, Packet},
+    checksum::{Sum, sum_packet},
+    device::headers::{Ip, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM},
+    packet::{Checksum, Meta, Packet},
     pool::Pool,
 };
 
@@ -21,20 +20,20 @@ const BLOCKS_MAX: usize = 128;
 
 /// Where packets are written: the current block, and the pool it is from.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(in crate::device) struct Buffer {
     pool: Pool,
-    pub(super) block: BytesMut,
+    pub(in crate::device) block: BytesMut,
 }
 
 impl Buffer {
-    pub(super) fn new() -> Self {
+    pub(in crate::device) fn new() -> Self {
         let mut pool = Pool::new(BLOCK, BLOCKS_MAX);
         let block = pool.take();
         Self { pool, block }
     }
 
     /// Makes room for `len` contiguous bytes at the end of the block.
-    pub(super) fn reserve(&mut self, len: usize) {
+    pub(in crate::device) fn reserve(&mut self, len: usize) {
         if self.block.capacity() - self.block.len() < len {
             let used = mem::replace(&mut self.block, self.pool.take());
             self.pool.put(used);
@@ -60,55 +59,12 @@ impl Buffer {
     /// Splits the super-packet `packet` into the segments that it stands for. False if its headers
     /// make no sense.
     pub(super) fn split(&mut self, packet: &Packet, segments: &mut VecDeque<Packet>) -> bool {
-        let Some(tcp) = Tcp::of(packet).filter(|tcp| tcp.header_len <= HEAD_MAX) else {
+        let Some(mut cut) = Cut::new(packet) else {
             return false;
         };
-        let Tcp { ip, header_len } = tcp;
-        let mut template = [0; HEAD_MAX];
-        let template = &mut template[..header_len];
-        template.copy_from_slice(&packet.first()[..header_len]);
-        let at = ip.header_len;
-        let flags = template[at + 13];
-        let seq = get_u32(template, at + 4);
-        let id = get_u16(template, 4);
-        let gso_size = usize::from(packet.meta.gso_size);
-        let payload_len = tcp.payload_len();
-        let mut payload = packet.slices(header_len..ip.total_len);
-        let mut rest: &[u8] = &[];
-
-        for (index, start) in (0..payload_len.max(1)).step_by(gso_size).enumerate() {
-            let len = gso_size.min(payload_len - start);
-            let is_last = start + len == payload_len;
-            let mut cleared = if is_last { 0 } else { FIN | PSH };
-            if index > 0 {
-                cleared |= CWR;
-            }
-            template[at + 13] = flags & !cleared;
-            template[at + 4..at + 8].copy_from_slice(&seq.wrapping_add(start as u32).to_be_bytes());
-            if !ip.v6 {
-                put_u16(template, 4, id.wrapping_add(index as u16));
-            }
-            template[at + TCP_CHECKSUM..at + TCP_CHECKSUM + 2].fill(0);
-            ip.set_total_len(template, header_len + len);
-
-            self.reserve(header_len + len);
-            self.block.extend_from_slice(template);
-            let mut missing = len;
-            while missing > 0 {
-                if rest.is_empty() {
-                    rest = payload.next().expect("the lengths were checked");
-                }
-                let (now, later) = rest.split_at(missing.min(rest.len()));
-                self.block.extend_from_slice(now);
-                missing -= now.len();
-                rest = later;
-            }
-            // The copy has just brought all of it into the nearest cache.
-            let segment = &mut self.block[..];
-            let total = ip
-                .pseudo_header(template, segment.len() - at)
-                .combine(sum(&segment[at..]));
-            put_u16(segment, at + TCP_CHECKSUM, total.finish());
+        while let Some(len) = cut.next_len() {
+            self.reserve(len);
+            cut.next(&mut self.block);
             segments.push_back(self.finish(Meta::default()));
         }
         true
@@ -116,7 +72,7 @@ impl Buffer {
 
     /// Adds the rest of a checksum of which only the pseudo-header is there. False if it is not
     /// known where.
-    pub(super) fn fill_checksum(&mut self, packet: &mut Packet) -> bool {
+    pub(in crate::device) fn fill_checksum(&mut self, packet: &mut Packet) -> bool {
         let Some(ip) = Ip::parse(packet.first(), packet.len()) else {
             return false;
         };

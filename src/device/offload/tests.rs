@@ -4,9 +4,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::BytesMut;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use super::{buffer::BLOCK, merger::flow_of, *};
+use super::{buffer::BLOCK, cut::Cut, merger::flow_of, *};
 use crate::{
     checksum::sum,
     device::{
@@ -200,6 +201,46 @@ fn super_packets_survive_splitting_and_merging() {
             }
         }
     }
+}
+
+#[test]
+fn what_a_device_had_no_room_for_is_cut_later_as_it_would_have_been() {
+    let cut = |packet: &Packet, max: usize| {
+        let (mut cut, mut segments) = (Cut::new(packet).unwrap(), Vec::new());
+        while let Some(len) = cut.next_len().filter(|_| segments.len() < max) {
+            let mut block = BytesMut::new();
+            cut.next(&mut block);
+            assert_eq!(block.len(), len);
+            segments.push(block);
+        }
+        (segments, cut.rest())
+    };
+    let rng = &mut StdRng::seed_from_u64(21);
+    for round in 0..200 {
+        let gso_size = rng.random_range(200..=1428);
+        let spec = Spec {
+            v6: round % 2 == 0,
+            id: rng.random(),
+            seq: rng.random(),
+            flags: ACK | [0, PSH, FIN, CWR | PSH][rng.random_range(0..4)],
+            gso_size,
+            ..Spec::default()
+        };
+        let len = rng.random_range(1..=10 * gso_size);
+        let payload = random_payload(len, rng);
+        let whole = packet(spec, &payload, rng);
+        let (all, _) = cut(&whole, usize::MAX);
+        assert_eq!(all.len(), len.div_ceil(gso_size));
+        // Nothing was tried, or the last that was made found no room.
+        let tried = rng.random_range(0..=all.len());
+        let (mut sent, rest) = cut(&whole, tried);
+        sent.pop();
+        assert_eq!(rest.meta, whole.meta);
+        sent.extend(cut(&rest, usize::MAX).0);
+        assert_eq!(sent, all);
+    }
+    let nonsense = Packet::with_head(&[0x45; 30], Meta::default());
+    assert!(Cut::new(&nonsense).is_none());
 }
 
 #[test]

@@ -207,6 +207,7 @@ impl TunBuilder {
             vnet_header,
             offload,
             reader: Reader::new(vnet_header, PACKET_MAX),
+            splitter: None,
             drops: 0,
         };
         port.update_mtu();

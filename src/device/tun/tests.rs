@@ -289,6 +289,29 @@ fn super_packets_go_both_ways_with_and_without_offload() {
 }
 
 #[test]
+fn what_a_device_cannot_split_or_fill_it_drops() {
+    let Some(namespace) = namespace() else { return };
+    for asked in [false, true] {
+        let mut tun = builder(&namespace).offload(false).build().unwrap();
+        if asked {
+            assert!(tun.split_sent());
+        }
+        for gso_size in [0, 536] {
+            let meta = Meta {
+                checksum: Checksum::Partial,
+                gso_size,
+            };
+            // Neither TCP nor UDP.
+            let mut packet = echo_request(2000);
+            packet.meta = meta;
+            block_on(send(&mut tun, packet)).unwrap();
+            tun.readiness = None; // The next runtime is another one.
+        }
+        assert_eq!(tun.drops(), if asked { 2 } else { 0 });
+    }
+}
+
+#[test]
 fn without_offload_super_packets_go_only_to_who_would_merge_anyway() {
     use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
