@@ -30,6 +30,8 @@ pub(super) const R1: u8 = 3;
 pub(super) struct Patience {
     /// Consecutive retransmission timeouts.
     pub(super) retries: u8,
+    /// The last of them was at a window that the peer has taken back, and is not counted.
+    pub(super) refused: bool,
     /// Probes sent that nothing answered.
     pub(super) unanswered: u8,
     /// Probes of the window sent since it was last open: how often the interval was doubled.
@@ -44,15 +46,18 @@ impl Connection {
     /// SHLD-17: beyond a window that the peer took back nothing is expected to be acknowledged,
     /// while it says anything at all.
     pub(super) fn lose_patience(&mut self, cx: &mut Context<'_>) -> bool {
-        let silence = self.options.user_timeout.unwrap_or(2 * cx.config.rto_max);
-        let shrunk = self.snd.wnd == 0 && cx.now.since(self.heard_at) <= silence;
-        if self.patience.retries == 0 {
+        let refused = self.snd.wnd == 0 && !self.orphan;
+        if self.patience.retries == 0 && !(refused && self.patience.refused) {
             self.patience.since = self.recovery.board.head_sent_at().unwrap_or(cx.now);
         }
-        self.patience.retries = self.patience.retries.saturating_add(u8::from(!shrunk));
+        self.patience.refused = refused;
+        if refused {
+            return self.is_refused_too_long(cx);
+        }
+        self.patience.retries = self.patience.retries.saturating_add(1);
         // Never the first, however late it comes: the machine may have stood still, and not the peer
         // (Linux: `retransmits_timed_out`).
-        if !shrunk && self.patience.retries > 1 && self.gives_up(cx) {
+        if self.patience.retries > 1 && self.gives_up(cx) {
             return true;
         }
         if self.patience.retries == R1 {
@@ -62,6 +67,16 @@ impl Connection {
         }
         self.suspect_black_hole();
         false
+    }
+
+    /// Whether a peer that took back its window has said nothing for too long, or the user waits no
+    /// longer (Linux: `tcp_rtx_probe0_timed_out`).
+    fn is_refused_too_long(&self, cx: &Context<'_>) -> bool {
+        let patience = 2 * cx.config.rto_max;
+        let is_silent = [self.heard_at, self.patience.since]
+            .into_iter()
+            .all(|since| cx.now.since(since) > patience);
+        is_silent || self.user_timeout_is_over(cx.now)
     }
 
     /// R2 (RFC 9293 §3.8.3), or what the user set instead.
@@ -80,7 +95,7 @@ impl Connection {
     /// When the retransmission timer has to fire.
     pub(super) fn rto_at(&self, now: Time) -> Time {
         let rto = self.rtt.rto();
-        if self.patience.retries > 0 {
+        if self.patience.retries > 0 || self.patience.refused {
             self.within_user_timeout(rto, now)
         } else {
             now + rto

@@ -1,9 +1,12 @@
 //! A peer that closes or takes back its window (RFC 9293 §3.8.6, §3.8.6.1).
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use super::script::Script;
-use crate::{config::Config, info::State};
+use crate::{
+    config::{Config, SocketOptions},
+    info::State,
+};
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -44,7 +47,7 @@ fn f7_a_silent_peer_gets_few_probes_and_then_nothing_more() {
     assert_eq!(sent.len(), 11, "fifteen probes less four");
     let probes = |sent: &super::script::Sent| sent.text.starts_with(". 0:0(0)");
     assert!(sent.iter().all(probes), "{sent:?}");
-    assert_eq!(s.read().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[test]
@@ -137,7 +140,7 @@ fn probes_are_answered_while_our_own_window_is_closed() {
 #[test]
 fn the_user_timeout_ends_a_closed_window_even_if_probes_are_answered() {
     let mut config = Config::default();
-    config.options(crate::config::SocketOptions {
+    config.options(SocketOptions {
         user_timeout: Some(Duration::from_secs(30)),
         ..Default::default()
     });
@@ -151,7 +154,7 @@ fn the_user_timeout_ends_a_closed_window_even_if_probes_are_answered() {
         assert!(s.elapsed() < Duration::from_secs(31));
     }
     assert_eq!(s.elapsed().as_millis(), 30_200);
-    assert_eq!(s.read().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[test]
@@ -267,4 +270,68 @@ fn nothing_runs_for_a_closed_window_when_nothing_waits() {
     s.wait(WEEK);
     s.silence();
     assert_eq!(s.wait_for_timer(), None);
+}
+
+/// SHLD-17 as Linux has it (`tcp_rtx_probe0_timed_out`): as long as it says anything.
+#[test]
+fn a_peer_that_takes_its_window_back_and_falls_silent_is_given_up_after_two_longest_timeouts() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 5000);
+    s.drain();
+    let mut heard = s.elapsed();
+    while s.elapsed() < Duration::from_secs(1000) {
+        s.recv(". 1:1(0) ack 1 win 0");
+        heard = s.elapsed();
+        s.wait_for_timer().unwrap();
+        s.drain();
+    }
+    while s.state() == Some(State::Established) && s.elapsed() < WEEK {
+        s.wait_for_timer().expect("a timer runs");
+        s.drain();
+    }
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::TimedOut);
+    let silent = (s.elapsed() - heard).as_secs();
+    assert!((240..=360).contains(&silent), "{silent} s");
+}
+
+/// Linux: answers at a window that is taken back put off no user timeout.
+#[test]
+fn the_user_timeout_ends_what_a_window_that_was_taken_back_holds_up() {
+    let limit = Duration::from_secs(2);
+    let mut config = Config::default();
+    config.options(SocketOptions {
+        user_timeout: Some(limit),
+        ..SocketOptions::default()
+    });
+    let mut s = Script::accepted(config);
+    s.write(0, 3000);
+    s.drain();
+    while s.state() == Some(State::Established) && s.elapsed() < 2 * limit {
+        s.recv(". 1:1(0) ack 1 win 0");
+        s.wait_for_timer().expect("a timer runs");
+        s.drain();
+    }
+    assert_eq!(s.read().unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(s.elapsed(), limit);
+}
+
+/// That it refused so long does not count against it once it takes data.
+#[test]
+fn a_window_that_opens_again_starts_patience_anew() {
+    let mut s = Script::accepted(Config::default());
+    s.write(0, 5000);
+    s.drain();
+    while s.elapsed() < Duration::from_secs(2000) {
+        s.recv(". 1:1(0) ack 1 win 0");
+        s.wait_for_timer().unwrap();
+        s.drain();
+    }
+    s.recv(". 1:1(0) ack 1 win 65535");
+    let opened = s.elapsed();
+    while s.state() == Some(State::Established) {
+        s.wait_for_timer().expect("a timer runs");
+        s.drain();
+    }
+    let patience = (s.elapsed() - opened).as_secs();
+    assert!(patience >= 924, "{patience} s");
 }
