@@ -506,14 +506,16 @@ impl Recovery {
     /// The losses were none (RFC 3522, RFC 3708, RFC 5682).
     pub(crate) fn undo(&mut self, delivery: &Delivery, now: Time) {
         self.board.unmark_lost();
-        self.rack.reordering_seen = true;
-        if let Some(undo) = self.undo.take() {
+        let undo = self.undo.take();
+        let was_rto = matches!(self.mode, Mode::Rto { .. });
+        self.rack.reordering_seen |= !was_rto;
+        if let Some(undo) = undo.filter(|_| !was_rto) {
             // What was believed to be lost had been overtaken by all that was SACKed (Linux:
-            // `tcp_try_undo_partial`).
+            // `tcp_try_undo_partial`). What a timeout gave up was late, and in order.
             let bytes = self.board.high_delivered.saturating_sub(undo.marker);
             self.rack.note_overtaken(bytes);
         }
-        if matches!(self.mode, Mode::Rto { .. }) {
+        if was_rto {
             // What was sent again for nothing is not what arrived: measured by it, all that was
             // sent before would be lost once more.
             self.rack.newest = delivery.newest;

@@ -94,3 +94,84 @@ fn what_was_never_sent_again_and_arrived_was_not_lost() {
         (1, u32::MAX)
     );
 }
+
+/// What a round before the last sent again may still be on its way (Linux: `retrans_stamp` stays): its
+/// echo tells nothing of what is sent again now.
+#[test]
+fn rfc3522_3_2_the_echo_of_an_earlier_retransmission_undoes_nothing() {
+    let mut s = Script::distant(Config::default(), "TS val 1 ecr 0", 100);
+    s.write(0, 9880);
+    s.drain();
+    s.wait_ms(320);
+    s.sent(". 1:989(988)");
+    s.wait_ms(100);
+    // It was lost; two more are sent again, the first of them for nothing.
+    s.acked(989, "TS val 400 ecr 400");
+    s.sent(". 989:2965(1976)");
+    let sent_again = s.elapsed().as_millis();
+    s.wait_ms(10);
+    s.acked(1977, "TS val 410 ecr 100");
+    assert_eq!(s.counters().spurious_recoveries, 1);
+    s.drain();
+    while s.info().recovery != "loss" {
+        s.wait_for_timer();
+    }
+    s.sent(". 1977:2965(988)");
+    s.acked(2965, &format!("TS val 900 ecr {sent_again}"));
+    assert_eq!(
+        (s.counters().spurious_recoveries, s.info().recovery),
+        (1, "loss")
+    );
+}
+
+/// And when all of that is acknowledged, the clock begins anew.
+#[test]
+fn rfc3522_3_2_the_echo_of_an_original_is_compared_with_what_was_sent_again_after_it() {
+    let mut s = Script::distant(Config::default(), "sackOK,TS val 1 ecr 0", 100);
+    let mut una = 1;
+    for round in 1..=2 {
+        s.write(una as usize - 1, 4940);
+        s.drain();
+        let sent = s.elapsed().as_millis();
+        s.wait_ms(100);
+        s.acked(
+            una,
+            &format!(
+                "TS val {round}00 ecr {sent},sack {}:{}",
+                una + 988,
+                una + 4940
+            ),
+        );
+        // Since the first it may be one of order.
+        while s.info().recovery != "recovery" {
+            s.wait_for_timer();
+        }
+        s.drain();
+        s.wait_ms(50);
+        una += 4940;
+        s.acked(una, &format!("TS val {round}50 ecr {sent}"));
+        assert_eq!(s.counters().spurious_recoveries, round);
+        s.wait_ms(200);
+    }
+}
+
+/// The numbers and the time are Linux's.
+#[test]
+fn what_an_undone_timeout_gave_up_is_in_flight_until_rack_finds_it_lost() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    while s.info().recovery != "loss" {
+        s.wait_for_timer();
+        s.drain();
+    }
+    assert_eq!((s.windows().2, s.info().lost), (1000, 9000));
+    s.acked(1, "sack 3001:4001");
+    assert_eq!((s.info().recovery, s.info().lost), ("open", 0));
+    assert_eq!(s.windows(), (10_000, u32::MAX, 9000));
+    assert_eq!(s.wait_for_timer().map(|time| time.as_millis()), Some(25));
+    s.sent(". 1001:2001(1000)");
+    s.silence();
+    assert_eq!((s.windows().1, s.info().recovery), (5000, "recovery"));
+    assert_eq!(s.info().lost, 1000);
+}
