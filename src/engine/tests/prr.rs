@@ -104,3 +104,70 @@ fn a_loss_that_the_clock_finds_is_repaired_no_faster_than_the_window_shrinks() {
     s.acked(1, "sack 2001:3001 4001:5001");
     s.silence();
 }
+
+/// Acknowledges segment after segment, 2 ms apart, and returns what each lets out.
+fn let_out(s: &mut Script, acks: impl IntoIterator<Item = (u32, String)>) -> Vec<Vec<u32>> {
+    acks.into_iter()
+        .map(|(ack, sack)| {
+            s.wait_ms(2);
+            s.acked(ack, &sack);
+            let sent = s.drain();
+            let number = |sent: &super::script::Sent| sent.header.seq.raw().wrapping_sub(s.iss());
+            sent.iter()
+                .inspect(|sent| assert_eq!(sent.payload.len(), 1000))
+                .map(number)
+                .collect()
+        })
+        .collect()
+}
+
+/// Which segments go out when is what Linux does with the same acknowledgements.
+#[test]
+fn rfc9937_one_loss_in_ten_is_repaired_segment_by_segment_as_on_linux() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    s.wait_ms(100);
+    s.write(10_000, 20_000);
+    let blocks = (2..=10).map(|last| (1, format!("sack 1001:{}", last * 1000 + 1)));
+    let acks = blocks.chain([(10_001, String::new()), (11_001, String::new())]);
+    let expected: [&[u32]; 11] = [
+        &[10_001],
+        &[11_001],
+        &[1],
+        &[],
+        &[12_001],
+        &[],
+        &[13_001],
+        &[],
+        &[],
+        &[14_001],
+        &[15_001],
+    ];
+    assert_eq!(let_out(&mut s, acks), expected);
+    assert_eq!(s.windows().1, 5000);
+}
+
+/// As above.
+#[test]
+fn rfc9937_four_losses_in_ten_are_repaired_segment_by_segment_as_on_linux() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    s.wait_ms(100);
+    s.write(10_000, 20_000);
+    let blocks = (5..=10).map(|last| (1, format!("sack 4001:{}", last * 1000 + 1)));
+    let partial = (1..=3).map(|una| (una * 1000 + 1, "sack 4001:10001".to_owned()));
+    let expected: [&[u32]; 9] = [
+        &[10_001],
+        &[11_001],
+        &[1],
+        &[],
+        &[1001],
+        &[2001],
+        &[3001],
+        &[12_001],
+        &[13_001],
+    ];
+    assert_eq!(let_out(&mut s, blocks.chain(partial)), expected);
+}

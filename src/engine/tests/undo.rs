@@ -175,3 +175,45 @@ fn what_an_undone_timeout_gave_up_is_in_flight_until_rack_finds_it_lost() {
     assert_eq!((s.windows().1, s.info().recovery), (5000, "recovery"));
     assert_eq!(s.info().lost, 1000);
 }
+
+/// Late and overtaken by what came after it, as Linux takes it.
+#[test]
+fn rfc3708_a_dsack_on_an_acknowledgement_from_before_snd_una_undoes_a_recovery_that_is_over() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 4000);
+    s.drain();
+    s.wait_ms(100);
+    s.acked(1, "sack 1001:4001");
+    s.sent(". 1:1001(1000)");
+    s.wait_ms(10);
+    s.acked(4001, "");
+    assert_eq!((s.windows().1, s.info().recovery), (5000, "open"));
+    s.write(4000, 1000);
+    s.drain();
+    s.wait_ms(100);
+    s.acked(5001, "");
+    s.acked(4001, "sack 1:1001");
+    assert_eq!((s.windows().0, s.windows().1), (10_000, u32::MAX));
+}
+
+#[test]
+fn rfc3708_all_that_was_sent_again_has_to_be_reported_twice() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    s.wait_ms(100);
+    s.write(10_000, 10_000);
+    s.acked(1, "sack 2001:5001");
+    s.wait_ms(10);
+    s.acked(1, "sack 2001:10001");
+    s.wait_ms(10);
+    s.acked(10_001, "");
+    s.drain();
+    assert_eq!(s.windows(), (5000, 5000, 5000));
+    s.acked(10_001, "sack 1:1001");
+    s.silence();
+    assert_eq!(s.windows().1, 5000);
+    s.acked(10_001, "sack 1001:2001");
+    s.drain();
+    assert_eq!(s.windows(), (10_000, u32::MAX, 10_000));
+}
