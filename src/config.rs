@@ -19,7 +19,7 @@ pub enum Congestion {
     /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
     #[default]
     Cubic,
-    /// NewReno (RFC 5681, RFC 6582).
+    /// NewReno (RFC 5681, RFC 6582), with HyStart++ where packets overtake each other.
     Reno,
     /// BBR: paces by a model of the path, and does not take every loss for congestion.
     Bbr,

@@ -84,6 +84,8 @@ pub struct Ack {
     /// Something that was sent after the last such acknowledgement has arrived: a new round trip
     /// begins.
     pub round_start: bool,
+    /// Packets have been seen to overtake each other on this path (RFC 8985, RACK.reordering_seen).
+    pub reordered: bool,
     /// Fast recovery is under way, or may be about to begin, and cwnd must not grow. It is not set while lost data is
     /// retransmitted after a timeout: that is slow start.
     pub in_recovery: bool,

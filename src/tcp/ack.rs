@@ -525,6 +525,7 @@ impl Connection {
             sample,
             app_limited: self.snd.una > self.cwnd_limited_until,
             round_start,
+            reordered: self.recovery.reordering_seen(),
             in_recovery: match self.recovery.mode {
                 Mode::Fast { .. } => true,
                 Mode::Cwr { .. } => !self.cc.controls_recovery(),

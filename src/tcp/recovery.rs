@@ -230,6 +230,10 @@ impl Recovery {
         }
     }
 
+    pub(crate) fn reordering_seen(&self) -> bool {
+        self.rack.reordering_seen
+    }
+
     /// Takes over what was learned before a pause.
     pub(crate) fn set_reordering(&mut self, before: Reordering) {
         self.rack.reordering_seen = before.seen;

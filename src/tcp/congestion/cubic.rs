@@ -1,8 +1,8 @@
 //! CUBIC, with HyStart++ in the first slow start.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
-use super::{Ack, Cause, CongestionControl, Restore, Window};
+use super::{Ack, Cause, CongestionControl, HyStart, Restore, Window};
 use crate::time::Time;
 
 /// RFC 9438 §5: how fast the window grows, in segments per cubic second.
@@ -62,21 +62,6 @@ impl Cubic {
             hystart: HyStart::default(),
             counted: Time::ZERO,
             undo: None,
-        }
-    }
-
-    /// The first slow start (RFC 9406 §4.3 asks for HyStart++ only there).
-    fn slow_start_with_hystart(&mut self, ack: &Ack, now: Time) {
-        let window = &mut self.window;
-        if window.cwnd / window.smss >= TRAIN_WINDOW_MIN {
-            self.hystart.watch_train(ack, now);
-        }
-        // RFC 9406 §4.2: L is infinite, as in Linux. The limit of 8 segments for those who do not
-        // pace would halve growth wherever the peer acknowledges 64 KiB at a time.
-        let growth = self.hystart.on_ack(ack, ack.delivered);
-        window.grow(growth);
-        if self.hystart.is_over() {
-            window.ssthresh = window.cwnd;
         }
     }
 
@@ -148,7 +133,6 @@ impl CongestionControl for Cubic {
 
     fn on_ack(&mut self, ack: &Ack, now: Time) {
         let may_grow = self.window.may_grow(ack);
-        // Also in an episode: if it is undone, slow start goes on.
         if ack.round_start {
             self.hystart.start_round(now);
         }
@@ -159,10 +143,7 @@ impl CongestionControl for Cubic {
         if !may_grow {
             return;
         }
-        if self.window.ssthresh == u32::MAX {
-            return self.slow_start_with_hystart(ack, now);
-        }
-        let rest = self.window.slow_start(ack.delivered);
+        let rest = self.hystart.slow_start(&mut self.window, ack, now);
         if rest > 0 && !ack.app_limited {
             self.avoid_congestion(rest, ack.srtt.or(ack.rtt).unwrap_or_default(), now);
         }
@@ -234,144 +215,6 @@ impl Curve {
         };
         self.cwnd_prior = cwnd;
         self.epoch = None;
-    }
-}
-
-/// RFC 9406 §4.3: least and greatest rise of the RTT that ends slow start, in microseconds.
-const MIN_RTT_THRESH: u32 = 4_000;
-const MAX_RTT_THRESH: u32 = 16_000;
-/// A rise by an eighth ends it between these.
-const MIN_RTT_DIVISOR: u32 = 8;
-/// Samples of a round trip before its minimum means something.
-const N_RTT_SAMPLE: u8 = 8;
-/// Conservative slow start grows by a quarter of what slow start does, for five round trips.
-const CSS_GROWTH_DIVISOR: u32 = 4;
-const CSS_ROUNDS: u8 = 5;
-
-/// Acknowledgements no further apart than this belong to one train (Linux: `hystart_ack_delta_us`).
-const TRAIN_GAP: Duration = Duration::from_millis(2);
-/// Segments, below which a train tells nothing (Linux: `hystart_low_window`).
-const TRAIN_WINDOW_MIN: u32 = 16;
-
-/// The modified slow start of RFC 9406: leaves it when round trips become longer. Or, as Linux does
-/// in the HyStart that it was made from, when acknowledgements follow each other without a gap for
-/// half of a round trip: then half of the path is full of what this window lets out, and the next
-/// doubling fills the rest. Longer round trips show a round later, when the least of them is one that
-/// waited behind twice the window already: a queue of one bandwidth-delay product overflows before
-/// they are seen. A train may begin anywhere in its round: where packets overtake each other, the
-/// window grows by jumps and leaves in bursts with gaps between them.
-#[derive(Clone, Debug, Default)]
-struct HyStart {
-    /// When the last train of this round began, and when its last acknowledgement came.
-    train_began: Time,
-    train: Time,
-    /// lastRoundMinRTT.
-    last_round: Option<Micros>,
-    /// currentRoundMinRTT.
-    this_round: Option<Micros>,
-    /// rttSampleCount.
-    samples: u8,
-    phase: Phase,
-}
-
-#[derive(Clone, Debug, Default)]
-enum Phase {
-    #[default]
-    SlowStart,
-    /// Conservative slow start: was that rise more than a hiccup?
-    Conservative {
-        /// cssBaselineMinRtt.
-        baseline: Micros,
-        rounds: u8,
-        /// Bytes that did not yet make up one byte of growth.
-        rest: u32,
-    },
-    Over,
-}
-
-/// A round trip in microseconds, and one more: idle connections keep these too, and a `Duration`
-/// takes four times the room.
-type Micros = NonZeroU32;
-
-fn micros(rtt: Duration) -> Micros {
-    let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-    Micros::MIN.saturating_add(micros)
-}
-
-impl HyStart {
-    /// The trains of acknowledgements of this round.
-    fn watch_train(&mut self, ack: &Ack, now: Time) {
-        if now.since(self.train) > TRAIN_GAP {
-            self.train_began = now;
-        }
-        self.train = now;
-        let half = ack.min_rtt.map(|rtt| rtt / 2);
-        if half.is_some_and(|half| now.since(self.train_began) > half) {
-            self.phase = Phase::Over;
-        }
-    }
-
-    /// Takes a sample and says by how many bytes the window grows for `delivered` ones.
-    fn on_ack(&mut self, ack: &Ack, delivered: u32) -> u32 {
-        if let Some(rtt) = ack.rtt.map(micros) {
-            self.this_round = Some(self.this_round.map_or(rtt, |min| min.min(rtt)));
-            self.samples = self.samples.saturating_add(1);
-        }
-        // The acknowledgement counts for the phase in which it came.
-        let growth = match &mut self.phase {
-            Phase::SlowStart | Phase::Over => delivered,
-            Phase::Conservative { rest, .. } => {
-                let bytes = rest.saturating_add(delivered);
-                *rest = bytes % CSS_GROWTH_DIVISOR;
-                bytes / CSS_GROWTH_DIVISOR
-            }
-        };
-        if self.samples >= N_RTT_SAMPLE {
-            self.judge();
-        }
-        growth
-    }
-
-    fn start_round(&mut self, now: Time) {
-        (self.train_began, self.train) = (now, now);
-        self.last_round = self.this_round.take();
-        self.samples = 0;
-        if let Phase::Conservative { rounds, .. } = &mut self.phase {
-            *rounds += 1;
-            if *rounds >= CSS_ROUNDS {
-                self.phase = Phase::Over;
-            }
-        }
-    }
-
-    fn judge(&mut self) {
-        let Some(this_round) = self.this_round else {
-            return;
-        };
-        match &self.phase {
-            Phase::SlowStart => {
-                let Some(last_round) = self.last_round else {
-                    return;
-                };
-                let eighth = last_round.get() / MIN_RTT_DIVISOR;
-                let threshold = eighth.clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
-                if this_round >= last_round.saturating_add(threshold) {
-                    self.phase = Phase::Conservative {
-                        baseline: this_round,
-                        rounds: 0,
-                        rest: 0,
-                    };
-                }
-            }
-            Phase::Conservative { baseline, .. } if this_round < *baseline => {
-                self.phase = Phase::SlowStart;
-            }
-            Phase::Conservative { .. } | Phase::Over => (),
-        }
-    }
-
-    const fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over)
     }
 }
 
@@ -572,111 +415,21 @@ mod tests {
         run(&mut paused, rtt, 1000, now, now + ms(2000));
         assert_near(paused.window(), f64::from(busy.window()) / 1e3, 0.5);
     }
-
-    /// A round of `acks` acknowledgements of one segment each.
-    fn round(cubic: &mut Cubic, acks: u32, rtt: Duration) -> u32 {
-        let before = cubic.window();
-        for i in 0..acks {
-            let ack = Ack {
-                round_start: i == 0,
-                ..ack(MSS, rtt)
-            };
-            cubic.on_ack(&ack, Time::ZERO);
-        }
-        cubic.window() - before
-    }
-
     #[test]
-    fn rfc9406_4_2_a_longer_round_trip_ends_slow_start_after_five_careful_rounds() {
+    fn rfc9406_4_2_where_hystart_ends_slow_start_the_curve_begins_at_its_plateau() {
         let mut cubic = Cubic::new(MSS, 10);
-        assert_eq!(round(&mut cubic, 10, ms(40)), 10_000);
-        // A rise by an eighth: 5 ms. One millisecond less does not count.
-        assert_eq!(round(&mut cubic, 20, ms(44)), 20_000);
-        // Against 44 ms it takes 5.5: the eighth sample tells, and the other 32 count a quarter.
-        assert_eq!(round(&mut cubic, 40, ms(50)), 8000 + 32_000 / 4);
-        for _ in 0..4 {
-            assert_eq!(round(&mut cubic, 40, ms(50)), 10_000);
-            assert_eq!(cubic.ssthresh(), u32::MAX);
+        for round in 0..9 {
+            let rtt = ms(if round < 2 { 40 } else { 50 });
+            for at in 0..20 {
+                let ack = Ack {
+                    round_start: at == 0,
+                    ..ack(MSS, rtt)
+                };
+                cubic.on_ack(&ack, Time::ZERO);
+            }
         }
-        let at = cubic.window();
-        round(&mut cubic, 1, ms(50));
-        assert!((at..=at + MSS).contains(&cubic.ssthresh()));
-        assert_eq!(cubic.ssthresh(), cubic.window());
-        // Congestion avoidance begins at the plateau.
-        round(&mut cubic, 1, ms(50));
-        assert_eq!(cubic.curve.k, 0.0);
-    }
-
-    #[test]
-    fn rfc9406_4_2_slow_start_resumes_when_the_rise_was_a_hiccup() {
-        let mut cubic = Cubic::new(MSS, 10);
-        round(&mut cubic, 10, ms(40));
-        round(&mut cubic, 20, ms(50));
-        assert_eq!(round(&mut cubic, 16, ms(49)), 8000 / 4 + 8000);
-        assert_eq!(round(&mut cubic, 16, ms(49)), 16_000);
-    }
-
-    #[test]
-    fn rfc9406_4_2_the_threshold_lies_between_4_and_16_ms() {
-        for (last, rise, ends) in [
-            (1, 3, false),
-            (1, 4, true),
-            (400, 15, false),
-            (400, 16, true),
-        ] {
-            let mut cubic = Cubic::new(MSS, 10);
-            round(&mut cubic, 10, ms(last));
-            let growth = round(&mut cubic, 16, ms(last + rise));
-            assert_eq!(growth < 16_000, ends, "{last} + {rise}");
-        }
-    }
-
-    /// A round of acknowledgements that come at these milliseconds over a path of 40 ms.
-    fn train(cubic: &mut Cubic, from: u64, at: impl IntoIterator<Item = u64>) {
-        for (i, millis) in at.into_iter().enumerate() {
-            let ack = Ack {
-                round_start: i == 0,
-                min_rtt: Some(ms(40)),
-                ..ack(MSS, ms(40))
-            };
-            cubic.on_ack(&ack, Time::from_millis(from + millis));
-        }
-    }
-
-    #[test]
-    fn a_train_of_acknowledgements_for_half_a_round_trip_ends_slow_start() {
-        let mut cubic = Cubic::new(MSS, 16);
-        train(&mut cubic, 1000, 0..=20);
-        assert_eq!(cubic.ssthresh(), u32::MAX);
-        train(&mut cubic, 1040, 0..=20);
-        assert_eq!(cubic.ssthresh(), u32::MAX);
-        // The one at 21 ms is too many.
-        train(&mut cubic, 1080, 0..=21);
-        assert_eq!(cubic.ssthresh(), (16 + 2 * 21 + 22) * MSS);
-    }
-
-    #[test]
-    fn a_gap_begins_another_train_and_a_small_window_has_none() {
-        let mut cubic = Cubic::new(MSS, 16);
-        for round in 0..5 {
-            train(&mut cubic, 1000 + round * 40, (0..10).chain(12..=32));
-        }
-        assert_eq!(cubic.ssthresh(), u32::MAX);
-        let mut after_a_gap = cubic.clone();
-        train(&mut after_a_gap, 1200, (0..10).chain(12..=33));
-        assert_ne!(after_a_gap.ssthresh(), u32::MAX);
-        train(&mut cubic, 1200, (0..10).chain(11..22));
         assert_ne!(cubic.ssthresh(), u32::MAX);
-        let mut cubic = Cubic::new(MSS, 1);
-        train(&mut cubic, 1000, (0..=28).step_by(2));
-        assert_eq!((cubic.window(), cubic.ssthresh()), (16 * MSS, u32::MAX));
-    }
-
-    #[test]
-    fn rfc9406_4_2_fewer_than_eight_samples_say_nothing() {
-        let mut cubic = Cubic::new(MSS, 10);
-        round(&mut cubic, 10, ms(40));
-        assert_eq!(round(&mut cubic, 7, ms(400)), 7000);
-        assert_eq!(round(&mut cubic, 7, ms(400)), 7000);
+        assert!(cubic.curve.epoch.is_some());
+        assert_eq!(cubic.curve.k, 0.0);
     }
 }

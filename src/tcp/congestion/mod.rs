@@ -4,10 +4,12 @@ use std::time::Duration;
 
 mod bbr;
 mod cubic;
+mod hystart;
 mod reno;
 
 use bbr::Bbr;
 use cubic::Cubic;
+use hystart::HyStart;
 use reno::Reno;
 
 use crate::config::{Config, Congestion};
