@@ -508,10 +508,10 @@ impl Connection {
             let growth = room.saturating_mul(copied.saturating_sub(before)) / before;
             let room = usize::try_from(room.saturating_add(2 * growth)).unwrap_or(usize::MAX);
             tuning.space = copied;
+            let room = room.min(config.recv_buffer_max);
             if room > look.capacity {
-                self.link
-                    .recv
-                    .set_capacity(room.min(config.recv_buffer_max).max(look.capacity));
+                self.link.recv.set_capacity(room);
+                self.rcv.on_growth(room - look.capacity);
             }
         }
     }

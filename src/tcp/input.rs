@@ -401,8 +401,8 @@ impl Connection {
         }
         self.link.rouse_writer(cx.wakes);
         let bytes = (self.rcv.nxt - before).min(u64::from(u32::MAX)) as u32;
-        self.rcv.on_data(bytes, count, self.rtt.rto(), cx.now);
         self.tune_receive_buffer(cx.now, cx.config);
+        self.rcv.on_data(bytes, count, self.rtt.rto(), cx.now);
     }
 
     /// How many of `len` bytes in order there is memory for, if need be in place of what came out

@@ -221,6 +221,15 @@ impl Recv {
         self.hurry(QUICK_ACKS_MARKED);
     }
 
+    /// The buffer has grown. Linux opens the window of a larger one by two segments for each that
+    /// comes, and acknowledges each of these at once (`tcp_grow_window`). So can we at once, but the
+    /// acknowledgements are also what a sender times its slow start by: on a path that takes longer
+    /// than a millisecond for a segment, every second one comes too rarely for HyStart's trains.
+    pub(crate) fn on_growth(&mut self, bytes: usize) {
+        let steps = bytes / (2 * usize::from(self.mss.max(1)));
+        self.ack.quick = self.ack.quick.max(u8::try_from(steps).unwrap_or(u8::MAX));
+    }
+
     /// Acknowledges at least so many segments at once.
     fn hurry(&mut self, segments: u8) {
         self.ack.quick = self.ack.quick.max(segments);

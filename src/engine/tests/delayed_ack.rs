@@ -53,6 +53,41 @@ fn shld19_every_second_full_segment_is_acknowledged_at_once() {
     }
 }
 
+/// Sends segments while each of them is acknowledged at once, and says how many that was.
+fn acknowledged_at_once(s: &mut Script, next: &mut u32) -> u32 {
+    for count in 0.. {
+        segment(s, next, ".", 1000);
+        let at_once = s.drain().len();
+        s.read().unwrap();
+        if at_once == 0 {
+            return count;
+        }
+    }
+    unreachable!("the numbers end before")
+}
+
+#[test]
+fn a_segment_is_acknowledged_at_once_for_each_two_by_which_the_buffer_has_grown() {
+    let (mut s, mut next) = warm();
+    // As much as before, and then more than twice that in a round trip.
+    for count in [14, 40] {
+        s.wait_ms(150);
+        s.drain();
+        assert_eq!(acknowledged_at_once(&mut s, &mut next), 0);
+        for _ in 0..count {
+            segment(&mut s, &mut next, ".", 1000);
+            s.read().unwrap();
+        }
+        s.drain();
+    }
+    s.wait_ms(150);
+    s.drain();
+    let count = acknowledged_at_once(&mut s, &mut next);
+    let grown = s.info().rcv_wnd - (128 << 10);
+    assert!(grown > 100_000, "{grown}");
+    assert!(count.abs_diff(grown / 2000) <= 1, "{count} for {grown}");
+}
+
 #[test]
 fn shld19_holds_when_the_peer_goes_over_to_smaller_segments() {
     let (mut s, mut next) = warm();
