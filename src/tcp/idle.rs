@@ -105,7 +105,8 @@ impl Connection {
     }
 
     /// What is to be remembered of it. It must be idle.
-    pub(crate) fn park(self) -> Idle {
+    pub(crate) fn park(mut self) -> Idle {
+        self.end_cwr(self.heard_at);
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         let flags = flag(self.snd.fin.is_some(), OUR_FIN)
             | flag(self.rcv.fin.is_some(), PEERS_FIN)

@@ -238,6 +238,22 @@ fn a_timeout_after_the_window_of_a_mark_reduces_it_again() {
     assert_eq!((s.windows().0, s.windows().1), (1000, 2000));
 }
 
+#[test]
+fn a_timeout_long_after_a_mark_reduces_the_window_again() {
+    let mut s = ten_in_flight("mss 1000,sackOK", 0);
+    s.recv("E. 1:1(0) ack 1001");
+    s.recv(". 1:1(0) ack 10001");
+    assert_eq!((s.windows().1, s.info().recovery), (5000, "cwr"));
+    s.wait_ms(10_000);
+    let now = s.engine.at(s.now);
+    s.engine.slots.park_all(now);
+    s.write(10_000, 1000);
+    while s.info().recovery != "loss" {
+        s.wait_for_timer();
+    }
+    assert_eq!((s.windows().0, s.windows().1), (1000, 2000));
+}
+
 /// The loss was none, the mark was one.
 #[test]
 fn what_the_network_has_marked_is_not_undone() {
