@@ -1,7 +1,7 @@
 //! Which local addresses and ports are taken.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{Hash, Hasher},
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -11,7 +11,6 @@ use std::{
 };
 
 use siphasher::sip::SipHasher13;
-use smallvec::SmallVec;
 
 /// Where a free port is looked for. Linux: `ip_local_port_range`.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
@@ -29,8 +28,9 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 struct Inner {
     bound: HashMap<u16, Vec<Bound>>,
-    /// Those of a port nearly always have one local address.
-    connections: HashMap<u16, SmallVec<[Used; 1]>>,
+    /// By port, and by what the local address hashes to: a stack that answers for any address has as
+    /// many on one port as there are servers.
+    connections: BTreeMap<(u16, NonZeroU32), Used>,
     /// Keys the sequence of ports that are tried first, so that nobody can foresee it.
     key: u64,
     /// Of binds so far: the name of the next, and the place in that sequence.
@@ -41,8 +41,6 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Used {
     count: u32,
-    /// What the address hashes to.
-    ip: NonZeroU32,
     v6: bool,
     /// All of them come from who let others share the port.
     reuse: Reuse,
@@ -97,7 +95,7 @@ impl Ports {
             any_address,
             inner: Mutex::new(Inner {
                 bound: HashMap::new(),
-                connections: HashMap::new(),
+                connections: BTreeMap::new(),
                 key,
                 count: 0,
             }),
@@ -184,16 +182,11 @@ impl Ports {
     /// [engine] It does so no longer.
     pub(crate) fn connection_closed(&self, local: SocketAddr) {
         let mut inner = self.lock();
-        let ip = inner.hash(local.ip());
-        if let Some(all) = inner.connections.get_mut(&local.port()) {
-            if let Some(at) = all.iter().position(|used| used.ip == ip) {
-                all[at].count -= 1;
-                if all[at].count == 0 {
-                    all.swap_remove(at);
-                }
-            }
-            if all.is_empty() {
-                inner.connections.remove(&local.port());
+        let at = (local.port(), inner.hash(local.ip()));
+        if let Some(used) = inner.connections.get_mut(&at) {
+            used.count -= 1;
+            if used.count == 0 {
+                inner.connections.remove(&at);
             }
         }
     }
@@ -204,32 +197,32 @@ impl Inner {
         self.is_used(port, new) || self.conflicts(port, new)
     }
 
+    /// How connections use the port, on whichever address.
+    fn uses(&self, port: u16) -> impl Iterator<Item = &Used> {
+        let all = (port, NonZeroU32::MIN)..=(port, NonZeroU32::MAX);
+        self.connections.range(all).map(|(_, used)| used)
+    }
+
     /// Whether connections use the port on that address, and do not share it.
     fn is_used(&self, port: u16, new: &Bound) -> bool {
-        let mut all = self.connections.get(&port).into_iter().flatten();
-        all.any(|used| {
-            let overlaps = match new.ip.is_unspecified() {
-                true => new.ip.is_ipv6() || !used.v6,
-                false => used.ip == self.hash(new.ip),
-            };
-            overlaps && new.reuse.and(used.reuse) == Reuse::default()
-        })
+        let shares = |used: &Used| new.reuse.and(used.reuse) != Reuse::default();
+        if new.ip.is_unspecified() {
+            let mut all = self.uses(port);
+            return all.any(|used| (new.ip.is_ipv6() || !used.v6) && !shares(used));
+        }
+        let used = self.connections.get(&(port, self.hash(new.ip)));
+        used.is_some_and(|used| !shares(used))
     }
 
     fn count_connection(&mut self, local: SocketAddr, reuse: Reuse) {
-        let ip = self.hash(local.ip());
-        let all = self.connections.entry(local.port()).or_default();
-        if let Some(used) = all.iter_mut().find(|used| used.ip == ip) {
-            used.count += 1;
-            used.reuse = used.reuse.and(reuse);
-        } else {
-            all.push(Used {
-                count: 1,
-                ip,
-                v6: local.ip().to_canonical().is_ipv6(),
-                reuse,
-            });
-        }
+        let at = (local.port(), self.hash(local.ip()));
+        let used = self.connections.entry(at).or_insert_with(|| Used {
+            count: 0,
+            v6: local.ip().to_canonical().is_ipv6(),
+            reuse,
+        });
+        used.count += 1;
+        used.reuse = used.reuse.and(reuse);
     }
 
     fn hash(&self, ip: IpAddr) -> NonZeroU32 {
@@ -253,7 +246,7 @@ impl Inner {
             .map(|n| EPHEMERAL.start() + ((first + n) % ports) as u16)
             .find(|port| {
                 let mut bound = self.bound.get(port).into_iter().flatten();
-                !self.connections.contains_key(port) && !bound.any(|other| overlap(other.ip, ip))
+                self.uses(*port).next().is_none() && !bound.any(|other| overlap(other.ip, ip))
             })
     }
 }
@@ -470,9 +463,9 @@ mod tests {
                 let port = bind().unwrap().local().port();
                 assert_ne!(bind().unwrap().local().port(), port + 1, "not in turn");
                 // All but a few are taken by somebody else from here on.
-                let mut inner = ports.lock();
                 EPHEMERAL.filter(|port| port % 1000 != 0).for_each(|port| {
-                    inner.connections.insert(port, SmallVec::new());
+                    let local = SocketAddr::from(([10, 7, 0, 3], port));
+                    ports.connection_opened(local, Reuse::default());
                 });
             }
         }
