@@ -166,7 +166,7 @@ pub(crate) fn grid() -> Vec<Path> {
             wire(20, 66 * MS),
             |p| p.reorder(0.01, 4 * MS),
         ),
-        path("100M 50ms, 5% late", runs(16, 3, 2), m100(), |p| {
+        path("100M 50ms, 5% late", runs(12, 3, 2), m100(), |p| {
             p.reorder(0.05, 20 * MS)
         }),
         path("100M 50ms, bursts", runs(8, 5, 4), m100(), |p| {
@@ -181,7 +181,7 @@ pub(crate) fn grid() -> Vec<Path> {
             m100().queue(QueueLimit::Packets(10)),
             |p| p,
         )
-        .thin(runs(16, 20, 16)),
+        .thin(runs(12, 20, 16)),
         path(
             "10M 50ms, 10 s out",
             runs(15, 40, 30),
