@@ -58,8 +58,8 @@ impl Connection {
         let marked = self.is_marked(seg, &outcome);
         self.check_spurious(&outcome, seg, cx);
         self.check_probe(&outcome, cx.now);
-        self.end_episode(&outcome, cx.now);
-        self.run_recovery(&outcome, marked, cx);
+        let again = self.end_episode(&outcome, cx.now);
+        self.run_recovery(&outcome, marked, again, cx);
         self.grow_window(&outcome, sample, cx);
         let restart = outcome.acked > 0 || self.is_slow(&outcome, cx.now);
         self.set_loss_timers(restart, cx.now);
@@ -305,12 +305,14 @@ impl Connection {
         }
     }
 
-    /// Ends an episode whose end was acknowledged.
-    fn end_episode(&mut self, outcome: &Outcome, now: Time) {
+    /// Ends an episode whose end was acknowledged. Says whether the next begins with it: what was
+    /// lost and sent again in it lies behind its end. Loss in two successive windows is two
+    /// indications of congestion (RFC 5681 §4.3; Linux: `lost_out` in `tcp_time_to_recover`).
+    fn end_episode(&mut self, outcome: &Outcome, now: Time) -> bool {
         let una = self.snd.una;
         match self.recovery.mode {
             // The CWR bit is on what lies behind.
-            Mode::Cwr { until, .. } if una > until => return self.end_cwr(now),
+            Mode::Cwr { until, .. } if una > until => self.end_cwr(now),
             Mode::Rto { .. } => self.judge_timeout(outcome),
             _ => {}
         }
@@ -320,16 +322,23 @@ impl Connection {
         {
             self.recovery.on_exit();
             self.cc.on_recovery_exit(now);
+            return self.agreed.sack && self.recovery.board.has_sent_again();
         }
+        false
     }
 
     /// Looks for losses and marks, begins an episode or continues one.
-    fn run_recovery(&mut self, outcome: &Outcome, marked: bool, cx: &mut Context<'_>) {
+    fn run_recovery(&mut self, outcome: &Outcome, marked: bool, again: bool, cx: &mut Context<'_>) {
         // Nothing that the blocks said is to be relied on then.
         let reneged = self.is_reneged(outcome);
         match (self.agreed.sack, reneged) {
             (true, true) => {}
-            (true, false) => self.detect_loss(outcome.recover_flight, cx),
+            (true, false) => {
+                self.detect_loss(outcome.recover_flight, cx);
+                if again && self.recovery.is_open() {
+                    self.enter_fast_recovery(outcome.recover_flight, cx.now);
+                }
+            }
             (false, _) => self.count_duplicate(outcome, cx.now),
         }
         if marked {

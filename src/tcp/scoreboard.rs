@@ -151,6 +151,13 @@ impl Scoreboard {
         self.order.len() == 1 && self.head_len() <= mss
     }
 
+    /// Whether something was sent again and nothing tells of it yet. Looks at all that is
+    /// outstanding, for who asks once in a window.
+    pub(crate) fn has_sent_again(&self) -> bool {
+        let mut all = self.order.iter().map(|&id| self.at(id));
+        all.any(|sent| sent.retransmitted && sent.place != Place::Sacked)
+    }
+
     /// When the oldest unacknowledged segment was last sent.
     pub(crate) fn head_sent_at(&self) -> Option<Time> {
         self.order.front().map(|&id| self.at(id).sent_at)

@@ -171,3 +171,27 @@ fn rfc9937_four_losses_in_ten_are_repaired_segment_by_segment_as_on_linux() {
     ];
     assert_eq!(let_out(&mut s, blocks.chain(partial)), expected);
 }
+
+/// As Linux answers the same segments.
+#[test]
+fn rfc5681_4_3_loss_in_two_successive_windows_reduces_twice() {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    s.wait_ms(100);
+    s.write(10_000, 20_000);
+    let blocks = (2..=10).map(|last| (1, format!("sack 1001:{}", last * 1000 + 1)));
+    let_out(&mut s, blocks);
+    s.wait_ms(30);
+    s.acked(1, "sack 1001:12001");
+    s.drain();
+    // What was sent in recovery is lost too, and sent again in it.
+    s.acked(1, "sack 13001:14001 1001:12001");
+    s.sent(". 1:1001(1000)");
+    s.sent(". 12001:13001(1000)");
+    s.sent(". 16001:17001(1000)");
+    s.wait_ms(8);
+    s.acked(12_001, "sack 13001:14001");
+    s.sent(". 17001:18001(1000)");
+    assert_eq!((s.windows().1, s.info().recovery), (2000, "recovery"));
+}
