@@ -1,7 +1,7 @@
 //! Linux and synack on bad paths.
 //!
-//! `cargo bench --bench path -- [cubic|reno|bbr|fair|PART OF A PATH'S NAME|NUMBER OF RUNS]…`; about half
-//! an hour for all of it.
+//! `cargo bench --bench path -- [cubic|reno|bbr|fair|PART OF A PATH'S NAME|NUMBER OF RUNS]…`; about
+//! three quarters of an hour for all of it.
 #![expect(
     unsafe_code,
     reason = "socket options that the standard library does not know"
