@@ -12,8 +12,8 @@
 //! ones, for machines change their speed and have other things to do. A figure is the median of its
 //! rounds, and a ratio the median of the rounds' ratios; behind ± is how far the true one may be
 //! off. One connection that sends or receives in bulk is what is judged, and runs three times as
-//! many rounds as the rest. All of it happens in private network namespaces. CPU is that of the whole process, so of
-//! both ends. Latencies are measured with both ends on one processor.
+//! many rounds as the rest. All of it happens in private network namespaces. CPU is that of the
+//! whole process, so of both ends. Latencies are measured with both ends on one processor.
 
 mod support;
 

@@ -148,15 +148,15 @@ pub struct SocketOptions {
 impl SocketOptions {
     /// Linux's limits for a segment size that is set.
     pub(crate) const MSS: RangeInclusive<u16> = 88..=32_767;
+    /// The least that a buffer holds: half of what Linux reports then.
+    pub(crate) const RECV_BUFFER_MIN: usize = 2304 / 2;
+    pub(crate) const SEND_BUFFER_MIN: usize = 4608 / 2;
+
     /// The DSCP byte of a packet of IPv4 or of IPv6.
     pub(crate) const fn class(&self, v6: bool) -> u8 {
         // The ECN bits are not the user's, as on Linux.
         (if v6 { self.tclass } else { self.tos }) & !3
     }
-
-    /// The least that a buffer holds: half of what Linux reports then.
-    pub(crate) const RECV_BUFFER_MIN: usize = 2304 / 2;
-    pub(crate) const SEND_BUFFER_MIN: usize = 4608 / 2;
     pub(crate) const BUFFER_MAX: usize = 1 << 30;
 
     /// The same with every value in its range.

@@ -105,6 +105,16 @@ fn a_loss_that_the_clock_finds_is_repaired_no_faster_than_the_window_shrinks() {
     s.silence();
 }
 
+/// Ten segments in flight for a round trip, and 20 more to send.
+fn ten_in_flight() -> Script {
+    let mut s = Script::distant(Config::default(), "sackOK", 100);
+    s.write(0, 10_000);
+    s.drain();
+    s.wait_ms(100);
+    s.write(10_000, 20_000);
+    s
+}
+
 /// Acknowledges segment after segment, 2 ms apart, and returns what each lets out.
 fn let_out(s: &mut Script, acks: impl IntoIterator<Item = (u32, String)>) -> Vec<Vec<u32>> {
     acks.into_iter()
@@ -124,11 +134,7 @@ fn let_out(s: &mut Script, acks: impl IntoIterator<Item = (u32, String)>) -> Vec
 /// Which segments go out when is what Linux does with the same acknowledgements.
 #[test]
 fn rfc9937_one_loss_in_ten_is_repaired_segment_by_segment_as_on_linux() {
-    let mut s = Script::distant(Config::default(), "sackOK", 100);
-    s.write(0, 10_000);
-    s.drain();
-    s.wait_ms(100);
-    s.write(10_000, 20_000);
+    let mut s = ten_in_flight();
     let blocks = (2..=10).map(|last| (1, format!("sack 1001:{}", last * 1000 + 1)));
     let acks = blocks.chain([(10_001, String::new()), (11_001, String::new())]);
     let expected: [&[u32]; 11] = [
@@ -151,11 +157,7 @@ fn rfc9937_one_loss_in_ten_is_repaired_segment_by_segment_as_on_linux() {
 /// As above.
 #[test]
 fn rfc9937_four_losses_in_ten_are_repaired_segment_by_segment_as_on_linux() {
-    let mut s = Script::distant(Config::default(), "sackOK", 100);
-    s.write(0, 10_000);
-    s.drain();
-    s.wait_ms(100);
-    s.write(10_000, 20_000);
+    let mut s = ten_in_flight();
     let blocks = (5..=10).map(|last| (1, format!("sack 4001:{}", last * 1000 + 1)));
     let partial = (1..=3).map(|una| (una * 1000 + 1, "sack 4001:10001".to_owned()));
     let expected: [&[u32]; 9] = [
@@ -175,11 +177,7 @@ fn rfc9937_four_losses_in_ten_are_repaired_segment_by_segment_as_on_linux() {
 /// As Linux answers the same segments.
 #[test]
 fn rfc5681_4_3_loss_in_two_successive_windows_reduces_twice() {
-    let mut s = Script::distant(Config::default(), "sackOK", 100);
-    s.write(0, 10_000);
-    s.drain();
-    s.wait_ms(100);
-    s.write(10_000, 20_000);
+    let mut s = ten_in_flight();
     let blocks = (2..=10).map(|last| (1, format!("sack 1001:{}", last * 1000 + 1)));
     let_out(&mut s, blocks);
     s.wait_ms(30);

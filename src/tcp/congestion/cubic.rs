@@ -415,6 +415,7 @@ mod tests {
         run(&mut paused, rtt, 1000, now, now + ms(2000));
         assert_near(paused.window(), f64::from(busy.window()) / 1e3, 0.5);
     }
+
     #[test]
     fn rfc9406_4_2_where_hystart_ends_slow_start_the_curve_begins_at_its_plateau() {
         let mut cubic = Cubic::new(MSS, 10);
