@@ -82,12 +82,15 @@ fn a_queue_that_overflows_leaves_more_islands_than_hundreds_and_none_is_given_up
 }
 
 #[test]
-fn slow_start_mostly_ends_before_the_queue_overflows_where_segments_are_late() {
+fn slow_start_ends_before_the_queue_overflows_where_segments_are_late() {
     let late = cell("100M 50ms reorder 5% by 20ms");
-    for congestion in [Congestion::Cubic, Congestion::Reno] {
-        let overflows = |seed| transfer(&late, congestion, 3_000_000, seed).lost > 0;
-        let count = (1..=12).filter(|seed| overflows(*seed)).count();
-        assert!(count <= 2, "{congestion:?}: in {count} of 12 runs");
+    // Some that have nothing special, and those of eight hundred that overflowed it before the trains
+    // of a round counted together.
+    for seed in (1..=10).chain([89, 94, 1118]) {
+        for congestion in [Congestion::Cubic, Congestion::Reno] {
+            let outcome = transfer(&late, congestion, 3_000_000, seed);
+            assert_eq!(outcome.lost, 0, "{congestion:?}, {seed}");
+        }
     }
 }
 

@@ -26,11 +26,19 @@ const TRAIN_WINDOW_MIN: u32 = 16;
 /// half of a round trip: then half of the path is full of what this window lets out, and the next
 /// doubling fills the rest. Longer round trips show a round later, when the least of them is one that
 /// waited behind twice the window already: a queue of one bandwidth-delay product overflows before
-/// they are seen. A train may begin anywhere in its round: where packets overtake each other, the
-/// window grows by jumps and leaves in bursts with gaps between them.
+/// they are seen.
+///
+/// Where packets overtake each other, a window leaves in several bursts with gaps between them: what
+/// was late is acknowledged later, so that what it lets out leaves later, and its share doubles with
+/// the window. The path can be all but full then without a train that is half a round trip long.
+/// Linux, to which one gap ends the only train of a round, overflows queues on such paths. Here a
+/// train may begin anywhere in its round, and the trains of a round count together as well, if they
+/// are most of a round trip.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HyStart {
-    /// When the last train of this round began, and when its last acknowledgement came.
+    /// When this round would have begun if there had been no gaps between its trains.
+    round_began: Time,
+    /// When the last of these began, and when its last acknowledgement came.
     train_began: Time,
     train: Time,
     /// lastRoundMinRTT.
@@ -69,7 +77,7 @@ fn micros(rtt: Duration) -> Micros {
 impl HyStart {
     /// A round begins. Episodes have rounds too: if one is undone, slow start goes on.
     pub(super) fn start_round(&mut self, now: Time) {
-        (self.train_began, self.train) = (now, now);
+        (self.round_began, self.train_began, self.train) = (now, now, now);
         self.last_round = self.this_round.take();
         self.samples = 0;
         if let Phase::Conservative { rounds, .. } = &mut self.phase {
@@ -101,12 +109,19 @@ impl HyStart {
 
     /// The trains of acknowledgements of this round.
     fn watch_train(&mut self, ack: &Ack, now: Time) {
-        if now.since(self.train) > TRAIN_GAP {
+        let gap = now.since(self.train);
+        if gap > TRAIN_GAP {
+            self.round_began = self.round_began + gap;
             self.train_began = now;
         }
         self.train = now;
-        let half = ack.min_rtt.map(|rtt| rtt / 2);
-        if half.is_some_and(|half| now.since(self.train_began) > half) {
+        let Some(rtt) = ack.min_rtt else {
+            return;
+        };
+        // Not half of a round trip: of many short trains more is doubtful, as a gap of a millisecond
+        // in a burst counts for busy like one between two of them.
+        let trains = now.since(self.round_began);
+        if now.since(self.train_began) > rtt / 2 || ack.reordered && trains > rtt / 4 * 3 {
             self.phase = Phase::Over;
         }
     }
@@ -301,6 +316,33 @@ mod tests {
             (start.window.cwnd, start.window.ssthresh),
             (16 * MSS, u32::MAX)
         );
+    }
+
+    #[test]
+    fn short_trains_add_up_to_three_quarters_of_a_round_trip_where_packets_overtake_each_other() {
+        // Bursts at 0, 14 and 28 ms, each too short for itself; together 30 ms, or one more.
+        let bursts = |last| (0..=10).chain(14..=24).chain(28..=last);
+        for (reordered, last, ends) in [(true, 38, false), (true, 39, true), (false, 39, false)] {
+            let mut start = Start::new(16);
+            for round in 0..3 {
+                for (i, millis) in bursts(last).enumerate() {
+                    let ack = Ack {
+                        round_start: i == 0,
+                        min_rtt: Some(ms(40)),
+                        reordered,
+                        ..ack(ms(40))
+                    };
+                    let ended = start.window.ssthresh != u32::MAX;
+                    start.on_ack(&ack, Time::from_millis(1000 + round * 40 + millis));
+                    assert!(!ended, "{reordered}, {last}");
+                }
+                if ends {
+                    break;
+                }
+            }
+            let ended = start.window.ssthresh != u32::MAX;
+            assert_eq!(ended, ends, "{reordered}, {last}");
+        }
     }
 
     #[test]
