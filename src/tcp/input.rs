@@ -95,15 +95,15 @@ impl Connection {
         if self.rcv.accepts(seq, seg.seq_len()) {
             return Continue(());
         }
-        if seg.header.flags.has(Flags::RST) {
-            cx.counters.drop_out_of_window += 1;
-            return Break(Verdict::Silently);
-        }
-        // "Special allowance should be made to accept valid ACKs" at a closed window; process_text
-        // keeps the text out.
+        // "Special allowance should be made to accept valid ACKs, URGs, and RSTs" at a closed window,
+        // whatever text they have; process_text keeps that out.
         let nxt = self.rcv.seq(self.rcv.nxt);
         if self.rcv.wnd() == 0 && seq == nxt && !seg.header.flags.has(Flags::SYN) {
             return Continue(());
+        }
+        if seg.header.flags.has(Flags::RST) {
+            cx.counters.drop_out_of_window += 1;
+            return Break(Verdict::Silently);
         }
         if seg.header.flags.has(Flags::SYN) {
             return Break(Verdict::Challenge);
@@ -346,7 +346,8 @@ impl Connection {
             .fin
             .map_or(self.rcv.adv, |fin| fin.min(self.rcv.adv));
         let end = start + u64::from(seg.len);
-        if start < self.rcv.nxt {
+        let repeats = start < self.rcv.nxt;
+        if repeats {
             self.note_duplicate(seg.header.seq, seg.seq_len());
         }
         let (from, to) = (start.max(self.rcv.nxt), end.min(edge));
@@ -356,6 +357,14 @@ impl Connection {
         }
         let payload = cut(seg.payload, (from - start) as usize, (to - start) as usize);
         if from == self.rcv.nxt {
+            // RFC 2883 §4: some of it was held already. Of two parts the first is told (§4.2.3).
+            if let Some(held) = self.rcv.assembler.first()
+                && held.start < to
+                && self.agreed.sack
+                && !repeats
+            {
+                self.rcv.report_duplicate(held.start, held.end.min(to));
+            }
             self.take_in_order(payload, to, seg.count, cx);
         } else {
             self.take_out_of_order(payload, from, cx);
@@ -376,13 +385,6 @@ impl Connection {
         };
         if end == before {
             return;
-        }
-        // RFC 2883 §4: some of it was held already.
-        if let Some(held) = self.rcv.assembler.first()
-            && held.start < end
-            && self.agreed.sack
-        {
-            self.rcv.report_duplicate(held.start, held.end.min(end));
         }
         self.rcv.nxt = end;
         self.link.recv.push(payload, cx.wakes);

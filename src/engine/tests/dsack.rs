@@ -92,3 +92,17 @@ fn the_fin_that_comes_with_a_duplicate_is_acknowledged_without_a_block() {
     s.recv("F. 1001:1001(0) ack 1 win 65535");
     s.sent(". 1:1(0) ack 1002 <sack 1001:1002>");
 }
+
+/// §4.2.3: of two parts of a segment the first, and none with the answer to another segment.
+#[test]
+fn rfc2883_4_2_3_of_a_segment_that_repeats_two_parts_the_first_is_reported() {
+    let mut s = receiver();
+    s.recv(". 1:501(500) ack 1 win 65535");
+    s.drain();
+    s.recv(". 801:1001(200) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 501 <sack 801:1001>");
+    s.recv(". 301:901(600) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1001 <sack 301:501>");
+    s.recv(". 2001:3001(1000) ack 1 win 65535");
+    s.sent(". 1:1(0) ack 1001 <sack 2001:3001>");
+}
