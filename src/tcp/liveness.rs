@@ -222,7 +222,8 @@ impl Connection {
             return;
         };
         // MUST-26: not while anything is outstanding, which has its own timers.
-        if self.snd.flight_size() > 0 || self.snd.unsent() > 0 {
+        let waiting = self.snd.unsent() > 0 || self.snd.fin_unsent();
+        if self.snd.flight_size() > 0 || waiting {
             return self.timers.start(Timer::KeepAlive, cx.now + keepalive.idle);
         }
         let silence = cx.now.since(self.heard_at);

@@ -169,3 +169,21 @@ fn a_time_of_zero_is_a_millisecond_and_no_loop_without_end() {
         s.silence();
     }
 }
+
+/// The window's own probes ask for it, and for much longer.
+#[test]
+fn must26_not_while_a_fin_waits_for_the_window_to_open() {
+    let mut s = kept_alive(KeepAlive {
+        idle: Duration::from_secs(1),
+        interval: Duration::from_secs(1),
+        count: 2,
+    });
+    s.recv(". 1:1(0) ack 1 win 0");
+    s.shutdown();
+    s.wait(Duration::from_secs(60));
+    let sent = s.drain();
+    assert!(sent.len() < 10, "{sent:?}");
+    assert_eq!(s.state(), Some(State::FinWait1));
+    s.recv(". 1:1(0) ack 1 win 65535");
+    s.sent("F. 1:1(0) ack 1");
+}
