@@ -161,7 +161,7 @@ impl TsClock {
     /// known (§5.5).
     pub(crate) fn is_old(&self, val: u32, now: Time) -> bool {
         const OUTDATED: Duration = Duration::from_secs(24 * 24 * 3600);
-        (val.wrapping_sub(self.recent) as i32) < 0 && now.since(self.recent_at) <= OUTDATED
+        (self.recent.wrapping_sub(val) as i32) > 0 && now.since(self.recent_at) <= OUTDATED
     }
 
     /// The round-trip time that an echo tells, if it can be believed.

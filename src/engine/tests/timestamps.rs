@@ -144,6 +144,16 @@ fn s2_after_25_days_of_silence_an_older_clock_is_believed() {
     assert_eq!(data(&mut s, 11..21, 5), Some(5));
 }
 
+/// §5.2: s is older than t if t - s is above 0 and below 2^31.
+#[test]
+fn rfc7323_5_2_a_clock_that_is_half_its_range_away_is_not_old() {
+    let mut s = open(100);
+    assert_eq!(data(&mut s, 1..11, 100 + (1 << 31)), Some(100 + (1 << 31)));
+    s.recv("P. 11:21(10) ack 1 win 65535 <TS val 101 ecr 0>");
+    s.drain();
+    assert_eq!((s.counters().drop_paws, s.info().received), (1, 10));
+}
+
 #[test]
 fn s3_what_is_not_acceptable_does_not_move_the_echo() {
     let mut s = open(100);
