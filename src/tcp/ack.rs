@@ -202,8 +202,12 @@ impl Connection {
     fn check_spurious(&mut self, outcome: &Outcome, seg: &Segment, cx: &mut Context<'_>) {
         // The duplicate of a tail loss probe is its answer, and no sign of reordering.
         let probe_end = self.recovery.probe.map(|probe| probe.end);
+        let retransmitted = self.counts.retransmitted;
         let by_dsack = outcome.dsack.is_some_and(|(start, end)| {
-            probe_end != Some(end) && {
+            let is_ours = self
+                .recovery
+                .is_of_retransmission(end - start, retransmitted);
+            is_ours && probe_end != Some(end) && {
                 self.recovery
                     .widen_reordering_window(self.snd.una, self.snd.nxt);
                 self.recovery.on_dsack(start, end - start)

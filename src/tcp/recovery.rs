@@ -135,6 +135,8 @@ pub(crate) struct Recovery {
     app_limited_until: u64,
     /// Bytes marked as lost so far, also those that were not.
     pub(crate) lost_total: u64,
+    /// Bytes that the peer said to have received twice.
+    duplicated: u64,
     /// Without SACK: duplicates of this number, at which the last episode ended, are not counted
     /// (RFC 6582 §3.2 step 2).
     recover: u64,
@@ -256,6 +258,7 @@ impl Recovery {
             first_sent_at: now,
             app_limited_until: 0,
             lost_total: 0,
+            duplicated: 0,
             recover: 0,
         }
     }
@@ -479,6 +482,14 @@ impl Recovery {
             undo.any = true;
             undo.retransmitted += bytes;
         }
+    }
+
+    /// A D-SACK block of `bytes`, where `retransmitted` were sent again: whether it can be of them.
+    /// What comes twice without that was doubled on its way, and was neither late nor lost (Linux:
+    /// `tcp_dsack_seen`).
+    pub(crate) fn is_of_retransmission(&mut self, bytes: u64, retransmitted: u64) -> bool {
+        self.duplicated = self.duplicated.saturating_add(bytes);
+        self.duplicated <= retransmitted
     }
 
     /// A D-SACK block of `bytes` from `start` on: whether everything that the episode sent again

@@ -170,3 +170,18 @@ fn rfc8985_6_2_the_reordering_timer_is_for_the_last_of_those_that_may_be_lost() 
     s.sent("P. 1:1001(1000)");
     assert_eq!(s.info().lost, 1000, "the second is found with it");
 }
+
+/// Nobody sent it again, so nothing was late or believed to be lost.
+#[test]
+fn what_the_network_doubled_is_no_sign_of_reordering() {
+    let mut s = ten_segments();
+    s.acked(1001, "");
+    s.acked(1001, "sack 1:1001");
+    s.acked(1001, "sack 2001:5001");
+    s.sent(". 1001:2001(1000)");
+    // One was, and one more report than that cannot be of it.
+    s.acked(5001, "");
+    s.acked(5001, "sack 1001:2001");
+    s.acked(5001, "sack 6001:9001");
+    s.sent(". 5001:6001(1000)");
+}
