@@ -166,9 +166,10 @@ pub(crate) fn grid() -> Vec<Path> {
             wire(20, 66 * MS),
             |p| p.reorder(0.01, 4 * MS),
         ),
-        path("100M 50ms, 5% late", runs(12, 3, 2), m100(), |p| {
+        path("100M 50ms, 5% late", runs(12, 3, 4), m100(), |p| {
             p.reorder(0.05, 20 * MS)
-        }),
+        })
+        .thin(runs(40, 3, 4)),
         path("100M 50ms, bursts", runs(8, 5, 4), m100(), |p| {
             p.burst_loss(GilbertElliott::new(0.001, 0.3))
         })
