@@ -155,7 +155,7 @@ pub(crate) fn grid() -> Vec<Path> {
         path("100M 50ms 3%", runs(16, 5, 4), m100(), |p| p.loss(0.03)).thin(runs(20, 90, 80)),
         path("1G 10ms", runs(4, 2, 1), g1(), |p| p).alone(),
         path("1G 10ms 0.1%", runs(6, 2, 1), g1(), |p| p.loss(0.001))
-            .thin(runs(16, 10, 8))
+            .thin(runs(24, 10, 12))
             .alone(),
         path("1G 10ms 1%", runs(6, 2, 1), g1(), |p| p.loss(0.01))
             .thin(runs(30, 12, 30))
