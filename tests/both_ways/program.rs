@@ -78,7 +78,9 @@ async fn streams(listener: &TcpListener, seen: &mut Seen) -> io::Result<()> {
     seen.see("stream: fresh from connect", told(near.ready(BOTH).await));
     seen.see("stream: fresh from accept", told(far.ready(BOTH).await));
     seen.see("stream: addresses", (near.local_addr()? == far.peer_addr()?).to_string());
+    seen.see("stream: readv of nothing into nothing", told(far.try_read_vectored(&mut [])));
     seen.see("stream: try_read of nothing", told(far.try_read(&mut [0; 4])));
+    seen.see("stream: readv of nothing again", told(far.try_read_vectored(&mut [])));
     seen.see("stream: try_read of nothing into nothing", told(far.try_read(&mut [])));
     seen.see("stream: no longer readable", told(far.ready(BOTH).await));
     seen.see("stream: try_io unready", told(far.try_io(Interest::READABLE, || Ok(()))));

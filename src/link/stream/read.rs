@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes};
 use super::StreamLink;
 use crate::link::{
     recv_pipe::Read,
-    waiters::{Wait, poll},
+    waiters::{Ready, Wait, poll},
 };
 
 /// Reading.
@@ -36,6 +36,13 @@ impl StreamLink {
     /// As [`try_read`](Self::try_read), into several buffers one after another.
     pub(crate) fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let max = bufs.iter().map(|buf| buf.len()).sum();
+        // As readv(2), which does not look at the socket then.
+        if max == 0 {
+            return match self.ready(Ready::READABLE).is_empty() {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(0),
+            };
+        }
         let mut bufs = bufs.iter_mut();
         let mut spare: &mut [u8] = &mut [];
         let copy = |mut piece: &[u8]| {

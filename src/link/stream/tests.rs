@@ -218,6 +218,25 @@ fn empty_buffers_are_read_and_written_when_others_would_be() {
 }
 
 #[test]
+fn no_buffers_at_all_are_read_into_whenever_something_may_be_there() {
+    let read = |link: &StreamLink| {
+        let none = &mut [IoSliceMut::new(&mut [])];
+        link.try_read_vectored(none).map_err(|error| error.kind())
+    };
+    assert_eq!(read(&link(false)), Err(WouldBlock));
+    let link = link(true);
+    assert_eq!(read(&link), Ok(0), "nobody has found it empty");
+    let mut buf = [0];
+    let into = &mut [IoSliceMut::new(&mut buf)];
+    assert_eq!(link.try_read_vectored(into).unwrap_err().kind(), WouldBlock);
+    assert_eq!(read(&link), Err(WouldBlock));
+    fail(&link, Failure::Reset);
+    assert_eq!(read(&link), Ok(0));
+    let error = link.take_error().map(|error| error.kind());
+    assert_eq!(error, Some(ConnectionReset), "it was not told");
+}
+
+#[test]
 fn connecting_ends_in_a_connection_or_in_an_error() {
     let new = || {
         let options = SocketOptions::default();
