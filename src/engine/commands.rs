@@ -201,13 +201,16 @@ impl Engine {
             self.path(&tuple, now),
             now,
         );
+        // MUST-42: who only connects hinders no listener. (Linux: one that connected without
+        // SO_REUSEADDR does.) One that is bound counts by that until it is open, so that its handle
+        // can give the port back at once.
+        if bound.is_none() {
+            self.ports.connection_opened(tuple.local(), Reuse::ADDR);
+        }
         let id = self
             .slots
             .insert(tuple, bound, Slot::Opening(Box::new(opening)));
         self.insert_target(&tuple, Target::Slot(id.index()));
-        // MUST-42: who only connects hinders no listener. (Linux: one that connected without
-        // SO_REUSEADDR does.)
-        self.ports.connection_opened(tuple.local(), Reuse::ADDR);
         self.counters.active_opens += 1;
         link.button.assign(id);
         self.settle(id.index());

@@ -9,6 +9,7 @@ use crate::{
         slots::Slot,
     },
     info::Counters,
+    link::Reuse,
     packet::{Packet, Payload},
     tcp::{Segment, handshake::Progress, time_wait::Reaction},
     time::Time,
@@ -213,6 +214,9 @@ impl Engine {
                 let passive = matches!(&entry.slot, Slot::Opening(opening) if opening.passive);
                 let shift = connection.send_shift();
                 entry.slot = Slot::Open(connection);
+                if entry.bound.is_some() {
+                    self.ports.connection_opened(tuple.local(), Reuse::ADDR);
+                }
                 self.deadlines.set(index, None);
                 link.set_connected(tuple.local(), passive, &mut self.wakes);
                 tracing::debug!(local = %tuple.local(), peer = %tuple.peer(), "connected");

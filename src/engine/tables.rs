@@ -100,9 +100,9 @@ impl Engine {
         let link = Arc::clone(&opening.link);
         let gone = link.closed_by_owner().is_some();
         entry.slot = Slot::Done(link);
-        entry.bound = None;
+        let bound = entry.bound.take().is_some();
         self.deadlines.remove(index);
-        self.forget_connection(index, &tuple, false);
+        self.forget_opening(index, &tuple, bound);
         if gone {
             self.slots.remove(index);
         }
@@ -114,13 +114,21 @@ impl Engine {
         self.ports.connection_closed(tuple.local());
     }
 
+    /// One that is bound has counted for its port by that alone.
+    fn forget_opening(&mut self, index: u32, tuple: &FourTuple, bound: bool) {
+        self.remove_target(tuple, Target::Slot(index));
+        if !bound {
+            self.ports.connection_closed(tuple.local());
+        }
+    }
+
     /// Takes a slot out of all tables.
     pub(super) fn remove_slot(&mut self, index: u32) -> Option<Entry> {
         let entry = self.slots.remove(index)?;
         self.deadlines.remove(index);
         match &entry.slot {
             Slot::Listener(_) => self.listeners.remove(entry.tuple.local(), index),
-            Slot::Opening(_) => self.forget_connection(index, &entry.tuple, false),
+            Slot::Opening(_) => self.forget_opening(index, &entry.tuple, entry.bound.is_some()),
             Slot::Open(connection) => {
                 self.forget_connection(index, &entry.tuple, connection.is_orphan())
             }

@@ -162,6 +162,17 @@ impl Ports {
         self.lock().bound.contains_key(&port)
     }
 
+    /// Whoever has this name holds the port no longer, if he did.
+    fn unbind(&self, port: u16, id: u64) {
+        let mut inner = self.lock();
+        if let Some(bound) = inner.bound.get_mut(&port) {
+            bound.retain(|bound| bound.id != id);
+            if bound.is_empty() {
+                inner.bound.remove(&port);
+            }
+        }
+    }
+
     /// [engine] A connection uses this port, in whichever state. It shares it with whom those do
     /// that are bound there; where nobody is, that is `unbound`.
     pub(crate) fn connection_opened(&self, local: SocketAddr, unbound: Reuse) {
@@ -305,6 +316,11 @@ impl PortGuard {
         self.local
     }
 
+    /// Gives the address back before the guard does.
+    pub(crate) fn release(&self) -> PortRelease {
+        PortRelease(Some((Arc::clone(&self.ports), self.local.port(), self.id)))
+    }
+
     /// Whom it is shared with from now on.
     pub(crate) fn set_reuse(&self, reuse: Reuse) {
         let mut inner = self.ports.lock();
@@ -337,12 +353,25 @@ impl PortGuard {
 
 impl Drop for PortGuard {
     fn drop(&mut self) {
-        let mut inner = self.ports.lock();
-        if let Some(bound) = inner.bound.get_mut(&self.local.port()) {
-            bound.retain(|bound| bound.id != self.id);
-            if bound.is_empty() {
-                inner.bound.remove(&self.local.port());
-            }
+        self.ports.unbind(self.local.port(), self.id);
+    }
+}
+
+/// Gives a local address back when it is dropped, wherever the guard is by then.
+#[derive(Debug)]
+pub(crate) struct PortRelease(Option<(Arc<Ports>, u16, u64)>);
+
+impl PortRelease {
+    /// Leaves it to the guard.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for PortRelease {
+    fn drop(&mut self) {
+        if let Some((ports, port, id)) = self.0.take() {
+            ports.unbind(port, id);
         }
     }
 }

@@ -91,10 +91,15 @@ impl TcpStream {
         let bell = stack.doorbell().clone();
         let shown = addr::shown(peer, of_v6);
         let link = StreamLink::sized(bell, local, shown, options, stack.config());
-        // From here on, dropping the future closes the stream.
+        // From here on, dropping the future closes the stream, and behind that gives the port back:
+        // the engine is rung before it can be asked to connect from there again.
+        let release = bound.as_ref().map(PortGuard::release);
         let stream = Self::new(link.clone(), stack.clone());
         stack.send(Command::Connect { link, bound, peer })?;
         poll_fn(|cx| stream.link.poll_connected(cx)).await?;
+        if let Some(release) = release {
+            release.keep();
+        }
         Ok(stream)
     }
 

@@ -453,6 +453,36 @@ async fn a_cancelled_connect_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_port_of_a_cancelled_connect_is_free_at_once() {
+    let (server, client) = pair();
+    let (listener, other) = (
+        server.listen(SERVER).await,
+        server.listen("10.0.0.1:81").await,
+    );
+    let own: SocketAddr = "10.0.0.2:4000".parse().unwrap();
+    let bound = || {
+        let socket = client.socket_v4();
+        socket.bind(own).map(|()| socket)
+    };
+    // Nobody has that address; and who has the other is not asked before the future is gone.
+    for (peer, wait) in [("10.0.0.7:80", 100), (SERVER, 0)] {
+        let connect = bound().unwrap().connect(peer.parse().unwrap());
+        let cancelled = timeout(Duration::from_millis(wait), connect).await;
+        assert!(cancelled.is_err());
+    }
+    let stream = bound()
+        .unwrap()
+        .connect(SERVER.parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(stream.local_addr().unwrap(), own);
+    assert_eq!(bound().unwrap_err().kind(), ErrorKind::AddrInUse);
+    let accepted = timeout(Duration::from_secs(5), listener.unwrap().accept()).await;
+    assert_eq!(accepted.unwrap().unwrap().1, own);
+    drop((stream, other));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_netstat_view_and_the_connection_agree() {
     let (server, client) = pair();
     let _listener = server.listen(SERVER).await.unwrap();
