@@ -10,7 +10,7 @@ use crate::{
     time::Time,
 };
 
-/// Segments acknowledged at once when a connection starts (Linux: `TCP_MAX_QUICKACKS`).
+/// Segments acknowledged at once when a connection starts, at most (Linux: `TCP_MAX_QUICKACKS`).
 const QUICK_ACKS: u8 = 16;
 
 /// Acknowledgements for duplicates that may be due at one time.
@@ -93,7 +93,7 @@ impl Recv {
                 now: false,
                 duplicates: 0,
                 pending: 0,
-                quick: QUICK_ACKS,
+                quick: 0,
                 interactive: false,
                 ends: 0,
                 last_data: now,
@@ -188,9 +188,10 @@ impl Recv {
     /// Data came: says whether to acknowledge now, or later.
     pub(crate) fn on_data(&mut self, bytes: u32, segments: u32, rto: Duration, now: Time) {
         let idle = now.since(self.ack.last_data);
-        // After a pause the peer starts slowly and waits for acknowledgements.
-        if idle > rto {
-            self.ack.quick = QUICK_ACKS;
+        // At first and after a pause the peer starts slowly and waits for acknowledgements.
+        let first = self.ack.sent == 1 && self.ack.pending == 0;
+        if first || idle > rto {
+            self.ack.quick = self.ack.quick.max(self.quick_acks());
         }
         self.ack.last_data = now;
         self.ack.pending = self.ack.pending.saturating_add(bytes);
@@ -213,7 +214,17 @@ impl Recv {
     /// The peer sent what we had: it has not got our acknowledgements in time (Linux:
     /// `tcp_enter_quickack_mode`).
     pub(crate) fn on_repetition(&mut self) {
-        self.hurry(QUICK_ACKS);
+        self.hurry(self.quick_acks());
+    }
+
+    /// How many segments are acknowledged at once: those of half a window, beyond which the peer
+    /// has enough to go on with (Linux: `tcp_incr_quickack`).
+    fn quick_acks(&self) -> u8 {
+        let window = self.adv.saturating_sub(self.ack.sent);
+        match window / (2 * u64::from(self.mss.max(1))) {
+            0 => 2,
+            segments => segments.min(u64::from(QUICK_ACKS)) as u8,
+        }
     }
 
     /// The first segment with a mark of congestion.
@@ -386,7 +397,7 @@ mod tests {
     #[test]
     fn every_second_full_segment_is_acknowledged_at_once() {
         let mut rcv = recv();
-        rcv.ack.quick = 0;
+        rcv.ack.interactive = true;
         rcv.on_data(536, 1, Duration::MAX, Time::ZERO);
         assert!(!rcv.ack.now);
         rcv.on_data(536, 1, Duration::MAX, Time::ZERO);

@@ -43,6 +43,25 @@ fn the_first_sixteen_segments_are_acknowledged_at_once_and_then_one_waits_40_mil
 }
 
 #[test]
+fn of_a_small_window_half_is_acknowledged_at_once() {
+    for (buffer, quick) in [(8000, 4), (6000, 3), (4096, 2)] {
+        let mut config = Config::default();
+        config.recv_buffer(buffer).recv_buffer_max(buffer);
+        let (mut s, mut next) = (Script::accepted(config), 1);
+        for _ in 0..quick {
+            segment(&mut s, &mut next, ".", 1000);
+            s.sent(&format!(". 1:1(0) ack {next}"));
+            s.read().unwrap();
+            s.drain();
+        }
+        segment(&mut s, &mut next, ".", 1000);
+        s.silence();
+        s.wait_ms(40);
+        s.sent(&format!(". 1:1(0) ack {next}"));
+    }
+}
+
+#[test]
 fn shld19_every_second_full_segment_is_acknowledged_at_once() {
     let (mut s, mut next) = warm();
     for _ in 0..5 {
