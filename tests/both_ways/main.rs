@@ -13,7 +13,7 @@ use std::{
 use synack::{Stack, device};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest, Ready},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -56,14 +56,14 @@ mod ours {
 async fn the_same_text_observes_the_same_on_linux_and_on_synack() {
     let limit = Duration::from_secs(60);
     let theirs = theirs::observe([127, 0, 0, 1].into());
-    let theirs = tokio::time::timeout(limit, theirs).await.unwrap().unwrap();
+    let theirs = timeout(limit, theirs).await.unwrap().unwrap();
     let (device, _other) = device::pair(1500);
     let stack = Stack::builder()
         .address("10.0.0.1/24".parse().unwrap())
         .spawn(device)
         .unwrap();
     let ours = stack.scope(ours::observe([127, 0, 0, 1].into()));
-    let ours = tokio::time::timeout(limit, ours).await.unwrap().unwrap();
+    let ours = timeout(limit, ours).await.unwrap().unwrap();
     assert_eq!(theirs.len(), ours.len());
     let differs = |(theirs, ours): &(&(_, _), &(_, _))| theirs != ours;
     let differences: Vec<_> = theirs.iter().zip(&ours).filter(differs).collect();

@@ -60,6 +60,27 @@ async fn failures(ip: IpAddr, seen: &mut Seen) -> io::Result<()> {
     seen.see("connect: port 0", told(TcpStream::connect((ip, 0)).await.map(drop)));
     let closed = TcpListener::bind((ip, 0)).await?.local_addr()?;
     seen.see("connect: nobody listens", told(TcpStream::connect(closed).await.map(drop)));
+    given_up(ip, seen).await
+}
+
+/// One waits for a place in a queue that is full, until nobody wants it any more.
+async fn given_up(ip: IpAddr, seen: &mut Seen) -> io::Result<()> {
+    let full = TcpSocket::new_v4()?;
+    full.bind((ip, 0).into())?;
+    let full = full.listen(0)?;
+    let at = full.local_addr()?;
+    let first = TcpStream::connect(at).await?;
+    let second = TcpSocket::new_v4()?;
+    second.bind((ip, 0).into())?;
+    let own = second.local_addr()?;
+    let waited = timeout(Duration::from_millis(20), second.connect(at)).await;
+    seen.see("connect: no room in the queue", told(waited.map(drop).map_err(io::Error::from)));
+    let again = TcpSocket::new_v4()?;
+    seen.see("connect: given up, its port", told(again.bind(own)));
+    full.accept().await?;
+    let again = again.connect(at).await?;
+    seen.see("connect: from there again", told(again.local_addr().map(|it| it == own)));
+    drop(first);
     Ok(())
 }
 
