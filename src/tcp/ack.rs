@@ -206,7 +206,8 @@ impl Connection {
         let by_dsack = outcome.dsack.is_some_and(|(start, end)| {
             let is_ours = self
                 .recovery
-                .is_of_retransmission(end - start, retransmitted);
+                .is_of_retransmission(end - start, retransmitted)
+                && (end <= self.snd.una || self.recovery.board.was_sent_again(start));
             is_ours && probe_end != Some(end) && {
                 self.recovery
                     .widen_reordering_window(self.snd.una, self.snd.nxt);

@@ -158,6 +158,13 @@ impl Scoreboard {
         all.any(|sent| sent.retransmitted && sent.place != Place::Sacked)
     }
 
+    /// Whether what holds `position`, or comes first behind it, was sent more than once.
+    pub(crate) fn was_sent_again(&self, position: u64) -> bool {
+        self.order
+            .get(self.index_of(position))
+            .is_some_and(|&id| self.at(id).retransmitted)
+    }
+
     /// When the oldest unacknowledged segment was last sent.
     pub(crate) fn head_sent_at(&self) -> Option<Time> {
         self.order.front().map(|&id| self.at(id).sent_at)

@@ -185,3 +185,15 @@ fn what_the_network_doubled_is_no_sign_of_reordering() {
     s.acked(5001, "sack 6001:9001");
     s.sent(". 5001:6001(1000)");
 }
+
+#[test]
+fn what_the_network_doubled_in_an_episode_is_told_from_what_was_sent_again() {
+    let mut s = ten_segments();
+    s.acked(1, "sack 2001:5001");
+    s.sent(". 1:1001(1000)");
+    s.acked(1, "sack 3001:4001 2001:5001");
+    // The hole that is new waits for no reordering window.
+    s.acked(1, "sack 6001:10001 2001:5001");
+    s.sent(". 1001:2001(1000)");
+    s.sent(". 5001:6001(1000)");
+}
