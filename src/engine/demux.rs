@@ -7,7 +7,7 @@ use std::{
 
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
-use tracing::span::EnteredSpan;
+use tracing::{level_filters::LevelFilter, span::EnteredSpan};
 
 /// The two ends of a connection; IPv4 addresses are mapped, which saves their tags.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,15 @@ impl FourTuple {
         SocketAddr::new(Ipv6Addr::from(self.peer).to_canonical(), self.peer_port)
     }
 
-    /// What is logged until this is dropped is logged of this connection. Costs next to nothing
-    /// where nobody listens to `debug`.
-    pub(crate) fn logged(&self) -> EnteredSpan {
+    /// What is logged until this is dropped is logged of this connection. Costs a comparison where
+    /// nobody listens to `debug`.
+    #[must_use]
+    pub(crate) fn logged(&self) -> Option<EnteredSpan> {
+        (LevelFilter::current() >= LevelFilter::DEBUG).then(|| self.enter())
+    }
+
+    #[cold]
+    fn enter(&self) -> EnteredSpan {
         tracing::debug_span!("connection", local = %self.local(), peer = %self.peer()).entered()
     }
 }

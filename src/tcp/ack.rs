@@ -9,7 +9,7 @@ use crate::{
         Context, Segment,
         congestion::{Ack, Cause, RateSample},
         connection::Connection,
-        recovery::{By, DUP_THRESH, Delivery, Frto, Mode, Prr},
+        recovery::{DUP_THRESH, Delivery, Frto, Mode, Prr},
         state::Event,
         timers::Timer,
     },
@@ -46,6 +46,9 @@ impl Connection {
         window_changed: bool,
         cx: &mut Context<'_>,
     ) {
+        if self.is_told_nothing(ack, seg) {
+            return;
+        }
         let outcome = self.mark_delivered(ack, seg, window_changed, cx);
         if outcome.acked > 0 {
             self.on_progress(&outcome, cx);
@@ -67,6 +70,17 @@ impl Connection {
         self.check_fin_acked(cx);
     }
 
+    /// Whether nothing of ours is on its way and nothing is said of it: so is nearly all that who
+    /// only receives gets to hear.
+    fn is_told_nothing(&self, ack: u64, seg: &Segment) -> bool {
+        self.snd.nxt == ack
+            && self.snd.una == ack
+            && self.recovery.board.is_empty()
+            && self.recovery.probe.is_none()
+            && self.recovery.mode == Mode::Open
+            && seg.header.options.sack.is_empty()
+    }
+
     /// An acknowledgement that another one overtook: its blocks still say what arrived (Linux does
     /// the same), its number and its window do not count any more.
     pub(super) fn on_old_ack(&mut self, seg: &Segment, cx: &mut Context<'_>) {
@@ -85,18 +99,13 @@ impl Connection {
     ) -> Outcome {
         let (flight, una, now) = (self.snd.flight_size(), self.snd.una, cx.now);
         let echo = self.echo(seg).map(|echo| (echo, self.ts));
-        let mut delivery =
-            Delivery::new(self.recovery.board.high_delivered, self.rtt.min_rtt(), echo);
+        let mut delivery = self.recovery.delivery(self.rtt.min_rtt(), echo);
         delivery.watched = self.black_hole_disproof();
         let recover_flight = flight - self.recovery.board.sacked();
         let dup_acked = self.recovery.dup_acked;
         let lost_before = self.recovery.lost_total;
         let mss = u64::from(self.snd.mss);
-        let mut board = std::mem::take(&mut self.recovery.board);
-        let recovery = &mut self.recovery;
-        let mut bytes = board.ack_to(ack, |sent| {
-            recovery.on_delivered(sent, &mut delivery, By::Number, now);
-        });
+        let mut bytes = self.recovery.on_number(ack, &mut delivery, now);
         let mut dsack = None;
         if self.agreed.sack {
             for (index, (left, right)) in seg.header.options.sack.iter().copied().enumerate() {
@@ -109,19 +118,16 @@ impl Connection {
                 } else if ack < start && start < end && end <= self.snd.nxt {
                     // A block from SND.UNA on contradicts the number (Linux:
                     // `tcp_is_sackblock_valid`).
-                    let whole = board.whole_segments(start..end, mss);
+                    let whole = self.recovery.board.whole_segments(start..end, mss);
                     if whole.is_empty() {
                         continue;
                     }
-                    let sacked = board.sack(whole, |sent| {
-                        recovery.on_delivered(sent, &mut delivery, By::Sack, now);
-                    });
+                    let sacked = self.recovery.on_block(whole, &mut delivery, now);
                     delivery.sacked += sacked;
                     bytes += sacked;
                 }
             }
         }
-        self.recovery.board = board;
         delivery.bytes = bytes;
         self.snd.una = ack;
         let acked = ack - una;

@@ -484,14 +484,13 @@ impl Connection {
 
     /// Dynamic right-sizing: the buffer holds twice what the application reads in a round trip.
     pub(super) fn tune_receive_buffer(&mut self, now: Time, config: &Config) {
-        if self.options.recv_buffer.is_some() {
+        // The ticks of timestamps are as fine as Linux measures it: a faster sender is not held back
+        // by the window then, and sends when it writes, not when we acknowledge.
+        if now < self.rcv.tuning.since + TUNING_MIN || self.options.recv_buffer.is_some() {
             return;
         }
         let round = self.rtt.srtt().unwrap_or(Duration::from_millis(100));
-        // The ticks of timestamps are as fine as Linux measures it: a faster sender is not held back
-        // by the window then, and sends when it writes, not when we acknowledge.
-        let round = round.max(TUNING_MIN);
-        if now.since(self.rcv.tuning.since) < round {
+        if now < self.rcv.tuning.since + round {
             return;
         }
         let look = self.link.recv.look();

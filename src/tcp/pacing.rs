@@ -55,15 +55,16 @@ impl Connection {
     /// What cwnd and SRTT come to, and a little more, so that it is cwnd that limits (Linux:
     /// `tcp_update_pacing_rate`).
     fn natural_rate(&self) -> Option<u64> {
-        let srtt = self.rtt.srtt()?.as_nanos().max(1);
-        let cwnd = u128::from(self.cc.window());
+        let srtt = self.rtt.srtt_micros()?.max(1);
+        let cwnd = u64::from(self.cc.window());
         let percent = if self.cc.window() < self.cc.ssthresh() / 2 {
             200
         } else {
             120
         };
-        let rate = cwnd * percent * 10_000_000 / srtt;
-        Some(u64::try_from(rate).unwrap_or(u64::MAX).max(1))
+        // No more than 2^32 * 200 * 10^4.
+        let rate = cwnd * percent * 10_000 / u64::from(srtt);
+        Some(rate.max(1))
     }
 
     /// Whether pacing lets something out now; if not, a timer tells when. What goes out alone, with
@@ -96,7 +97,7 @@ impl Connection {
         let Some(rate) = self.cc.pacing_rate().or_else(|| self.natural_rate()) else {
             return max;
         };
-        let min_rtt = self.rtt.min_rtt().unwrap_or_default().as_micros() / 512;
+        let min_rtt = self.rtt.min_rtt_micros().unwrap_or_default() / 512;
         let near = SUPER_SEGMENT_MAX >> min_rtt.min(63);
         let bursts = if self.cc.pacing_rate().is_some() {
             PACED_BURSTS

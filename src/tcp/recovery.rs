@@ -2,7 +2,7 @@
 //! nothing. How much may be sent is congestion control's business, but for the share that RFC 9937
 //! hands out during an episode.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     tcp::{
@@ -81,6 +81,60 @@ impl Rack {
     fn note_overtaken(&mut self, bytes: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.overtaken_by = self.overtaken_by.max(bytes);
+    }
+
+    /// Notes a delivered segment: for RACK, for the RTT and for the delivery rate.
+    fn on_delivered(&mut self, sent: &Sent, delivery: &mut Delivery, by: By, now: Time) {
+        let rtt = now.since(sent.sent_at);
+        delivery.large |= delivery
+            .watched
+            .is_some_and(|(since, len)| sent.sent_at >= since && sent.end - sent.start > len);
+        if sent.retransmitted {
+            // Which transmission arrived? Not the last one if the echoed timestamp is older, or
+            // if it would have been faster than any (RFC 8985 §6.2 step 2). A SACK comes with the
+            // echo of what was in order before, which tells nothing.
+            let older = delivery.echo.is_some_and(|(echo, clock)| {
+                by == By::Number && echo != 0 && is_before(echo, clock.val(sent.sent_at))
+            });
+            if !older && rtt >= delivery.min_rtt {
+                self.advance(sent, rtt, delivery, by);
+            }
+            if by == By::Number {
+                delivery.retransmitted = true;
+                delivery.again_sent_at = delivery.again_sent_at.max(Some(sent.sent_at));
+            }
+        } else {
+            self.advance(sent, rtt, delivery, by);
+            let at = sent.sent_at;
+            let oldest = match by {
+                By::Number => &mut delivery.acked_sent_at,
+                By::Sack => &mut delivery.sacked_sent_at,
+            };
+            *oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
+            delivery.newest = delivery.newest.max(Some((at, sent.end)));
+            delivery.found_again |= sent.is_lost();
+            if sent.end < delivery.high_before {
+                self.reordering_seen = true;
+                self.note_overtaken(delivery.high_before - sent.start);
+            }
+            delivery.given_up |= sent.end <= delivery.gave_up_to;
+        }
+        if delivery.sample.is_none_or(|(_, at)| sent.sent_at >= at) {
+            delivery.sample = Some((sent.snapshot, sent.sent_at));
+        }
+    }
+
+    /// RFC 8985 §6.2 step 2. RACK.rtt is that of what was delivered last, not of what was sent last:
+    /// of what the number acknowledges where that is anything, for Linux looks at the blocks first.
+    fn advance(&mut self, sent: &Sent, rtt: Duration, delivery: &mut Delivery, by: By) {
+        if by == By::Number || !delivery.timed_by_number {
+            self.rtt = rtt;
+            delivery.timed_by_number = by == By::Number;
+        }
+        let this = (sent.sent_at, sent.end);
+        if self.newest.is_none_or(|newest| this > newest) {
+            self.newest = Some(this);
+        }
     }
 }
 
@@ -168,6 +222,8 @@ pub(crate) struct Delivery {
     sample: Option<(Snapshot, Time)>,
     /// The highest position delivered before (RACK.fack).
     high_before: u64,
+    /// The last position that a timeout gave up, in the episode that it began.
+    gave_up_to: u64,
     min_rtt: Duration,
     /// A segment of more bytes, sent since then, is one that the path was thought to swallow; and
     /// whether there was one.
@@ -185,19 +241,6 @@ pub(crate) enum By {
 }
 
 impl Delivery {
-    pub(crate) fn new(
-        high_before: u64,
-        min_rtt: Option<Duration>,
-        echo: Option<(u32, TsClock)>,
-    ) -> Self {
-        Self {
-            high_before,
-            min_rtt: min_rtt.unwrap_or_default(),
-            echo,
-            ..Self::default()
-        }
-    }
-
     /// A round-trip time by Karn's rule: not when anything was sent twice, for then what lies
     /// behind it may have arrived long ago.
     pub(crate) fn rtt(&self, now: Time) -> Option<Duration> {
@@ -302,60 +345,43 @@ impl Recovery {
         self.app_limited_until = self.delivered + self.board.in_flight().max(1);
     }
 
-    /// Notes a delivered segment: for RACK, for the RTT and for the delivery rate.
-    pub(crate) fn on_delivered(&mut self, sent: &Sent, delivery: &mut Delivery, by: By, now: Time) {
-        let rtt = now.since(sent.sent_at);
-        delivery.large |= delivery
-            .watched
-            .is_some_and(|(since, len)| sent.sent_at >= since && sent.end - sent.start > len);
-        if sent.retransmitted {
-            // Which transmission arrived? Not the last one if the echoed timestamp is older, or
-            // if it would have been faster than any (RFC 8985 §6.2 step 2). A SACK comes with the
-            // echo of what was in order before, which tells nothing.
-            let older = delivery.echo.is_some_and(|(echo, clock)| {
-                by == By::Number && echo != 0 && is_before(echo, clock.val(sent.sent_at))
-            });
-            if !older && rtt >= delivery.min_rtt {
-                self.advance_rack(sent, rtt, delivery, by);
-            }
-            if by == By::Number {
-                delivery.retransmitted = true;
-                delivery.again_sent_at = delivery.again_sent_at.max(Some(sent.sent_at));
-            }
-        } else {
-            self.advance_rack(sent, rtt, delivery, by);
-            let at = sent.sent_at;
-            let oldest = match by {
-                By::Number => &mut delivery.acked_sent_at,
-                By::Sack => &mut delivery.sacked_sent_at,
-            };
-            *oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-            delivery.newest = delivery.newest.max(Some((at, sent.end)));
-            delivery.found_again |= sent.is_lost();
-            if sent.end < delivery.high_before {
-                self.rack.reordering_seen = true;
-                self.rack.note_overtaken(delivery.high_before - sent.start);
-            }
-            if let Mode::Rto { recovery_point, .. } = self.mode {
-                delivery.given_up |= sent.end <= recovery_point;
-            }
-        }
-        if delivery.sample.is_none_or(|(_, at)| sent.sent_at >= at) {
-            delivery.sample = Some((sent.snapshot, sent.sent_at));
+    /// An acknowledgement comes: accounts without an entry.
+    pub(crate) fn delivery(
+        &self,
+        min_rtt: Option<Duration>,
+        echo: Option<(u32, TsClock)>,
+    ) -> Delivery {
+        Delivery {
+            high_before: self.board.high_delivered,
+            gave_up_to: match self.mode {
+                Mode::Rto { recovery_point, .. } => recovery_point,
+                _ => 0,
+            },
+            min_rtt: min_rtt.unwrap_or_default(),
+            echo,
+            ..Delivery::default()
         }
     }
 
-    /// RFC 8985 §6.2 step 2. RACK.rtt is that of what was delivered last, not of what was sent last:
-    /// of what the number acknowledges where that is anything, for Linux looks at the blocks first.
-    fn advance_rack(&mut self, sent: &Sent, rtt: Duration, delivery: &mut Delivery, by: By) {
-        if by == By::Number || !delivery.timed_by_number {
-            self.rack.rtt = rtt;
-            delivery.timed_by_number = by == By::Number;
-        }
-        let this = (sent.sent_at, sent.end);
-        if self.rack.newest.is_none_or(|newest| this > newest) {
-            self.rack.newest = Some(this);
-        }
+    /// Everything before `una` is acknowledged. Returns the bytes that this tells of.
+    pub(crate) fn on_number(&mut self, una: u64, delivery: &mut Delivery, now: Time) -> u64 {
+        let Self { board, rack, .. } = self;
+        board.ack_to(una, |sent| {
+            rack.on_delivered(sent, delivery, By::Number, now);
+        })
+    }
+
+    /// The peer holds `block`. Returns the bytes that this tells of.
+    pub(crate) fn on_block(
+        &mut self,
+        block: Range<u64>,
+        delivery: &mut Delivery,
+        now: Time,
+    ) -> u64 {
+        let Self { board, rack, .. } = self;
+        board.sack(block, |sent| {
+            rack.on_delivered(sent, delivery, By::Sack, now);
+        })
     }
 
     /// Closes the accounts of one acknowledgement and returns the delivery rate sample

@@ -153,6 +153,16 @@ impl RttEstimator {
         self.measured(self.srtt8 >> 3)
     }
 
+    /// SRTT in microseconds.
+    pub(crate) fn srtt_micros(&self) -> Option<u32> {
+        (self.srtt8 != 0).then_some(self.srtt8 >> 3)
+    }
+
+    /// [`min_rtt`](Self::min_rtt) in microseconds.
+    pub(crate) fn min_rtt_micros(&self) -> Option<u32> {
+        (self.srtt8 != 0).then_some(self.min[0].rtt)
+    }
+
     /// RTTVAR, without the floor that is part of the RTO.
     pub(crate) fn rttvar(&self) -> Option<Duration> {
         self.measured(self.mdev4 >> 2)
