@@ -169,14 +169,7 @@ impl RecvPipe {
 
     /// [engine] All figures under one lock.
     pub(crate) fn look(&self) -> RecvLook {
-        let inner = self.lock();
-        RecvLook {
-            queued: inner.queued(),
-            free: inner.free(&self.bell),
-            allowed: inner.allowed(&self.bell),
-            capacity: inner.capacity as usize,
-            consumed: inner.consumed(),
-        }
+        self.lock().look(&self.bell)
     }
 
     /// [engine] Bytes that may still come: capacity less what is queued, or zero.
@@ -223,13 +216,14 @@ impl RecvPipe {
         self.lock().capacity = clamp(capacity);
     }
 
-    /// [engine] Has the reader press the button when it leaves at least `free` bytes of room;
-    /// `usize::MAX`: never. Says whether there is as much already, for the reader may have read
-    /// since the engine looked, and presses only when it reads again.
-    pub(crate) fn ring_when_free(&self, free: usize) -> bool {
+    /// [engine] Has the reader press the button when it leaves at least as many bytes of room as
+    /// `free` makes of the figures; `usize::MAX`: never. Says whether there is as much already, for
+    /// a reader that has read before presses only when it reads again.
+    pub(crate) fn ring_when_free(&self, free: impl FnOnce(&RecvLook) -> usize) -> bool {
         let mut inner = self.lock();
-        inner.ring_when_free = u32::try_from(free).unwrap_or(NEVER);
-        inner.is_as_free(&self.bell)
+        let look = inner.look(&self.bell);
+        inner.ring_when_free = u32::try_from(free(&look)).unwrap_or(NEVER);
+        inner.ring_when_free != NEVER && look.free >= inner.ring_when_free as usize
     }
 
     /// [engine] Has the reader press the button when it leaves nothing; says whether there is
@@ -415,6 +409,17 @@ impl Inner {
         let start = self.start;
         self.stock
             .get_or_insert_with(|| bell.blocks().take_stock(start))
+    }
+
+    fn look(&self, bell: &Doorbell) -> RecvLook {
+        let (queued, allowed) = (self.queued(), self.allowed(bell));
+        RecvLook {
+            queued,
+            free: allowed.saturating_sub(queued),
+            allowed,
+            capacity: self.capacity as usize,
+            consumed: self.consumed(),
+        }
     }
 
     fn allowed(&self, bell: &Doorbell) -> usize {
@@ -674,7 +679,7 @@ mod tests {
         assert!(!press(899));
         assert!(press(1));
         assert!(pipe.ring_when_empty(), "there is nothing already");
-        assert!(!pipe.ring_when_free(usize::MAX), "another question");
+        assert!(!pipe.ring_when_free(|_| usize::MAX), "another question");
         push(&pipe, vec![0; 900]);
         assert!(!press(900), "nobody asked");
     }
@@ -688,12 +693,12 @@ mod tests {
             matches!(read, Read::Some { press: true, .. })
         };
         assert!(!press(100), "nobody asked");
-        assert!(!pipe.ring_when_free(500));
+        assert!(!pipe.ring_when_free(|_| 500));
         assert!(!press(299));
         assert!(press(1));
         assert!(press(1), "until it asks again");
-        assert!(pipe.ring_when_free(501), "there is as much already");
-        assert!(!pipe.ring_when_free(usize::MAX));
+        assert!(pipe.ring_when_free(|_| 501), "there is as much already");
+        assert!(!pipe.ring_when_free(|_| usize::MAX));
         assert!(!press(499));
         let look = RecvLook {
             queued: 0,

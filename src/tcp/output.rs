@@ -455,8 +455,16 @@ impl Connection {
         if self.agreed.ecn && self.ecn.echo {
             flags = flags | Flags::ECE;
         }
-        let look = self.link.recv.look();
-        let wnd = self.rcv.advertise(look.queued, look.allowed);
+        let (mut wnd, is_closed) = (0, self.state == State::Closed);
+        let rcv = &mut self.rcv;
+        let has_opened = self.link.recv.ring_when_free(|look| {
+            wnd = rcv.advertise(look.queued, look.allowed);
+            if is_closed {
+                usize::MAX
+            } else {
+                rcv.update_at(look.allowed)
+            }
+        });
         let header = TcpHeader {
             src_port: 0,
             dst_port: 0,
@@ -474,9 +482,7 @@ impl Connection {
         };
         self.rcv.on_ack_sent();
         self.timers.stop(Timer::DelayedAck);
-        if self.state != State::Closed && self.ring_for_window(look.allowed) {
-            self.rcv.ack.now = true;
-        }
+        self.rcv.ack.now |= has_opened;
         header
     }
 
@@ -503,11 +509,6 @@ impl Connection {
             push((fin, fin + 1));
         }
         blocks
-    }
-
-    /// Asks the pipe to ring at that room; whether it is there already.
-    fn ring_for_window(&self, capacity: usize) -> bool {
-        self.link.recv.ring_when_free(self.rcv.update_at(capacity))
     }
 
     /// Whether the reader has made enough room to tell the peer.

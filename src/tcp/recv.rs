@@ -187,10 +187,9 @@ impl Recv {
 
     /// Data came: says whether to acknowledge now, or later.
     pub(crate) fn on_data(&mut self, bytes: u32, segments: u32, rto: Duration, now: Time) {
-        let idle = now.since(self.ack.last_data);
         // At first and after a pause the peer starts slowly and waits for acknowledgements.
         let first = self.ack.sent == 1 && self.ack.pending == 0;
-        if first || idle > rto {
+        if first || now > self.ack.last_data + rto {
             self.ack.quick = self.ack.quick.max(self.quick_acks());
         }
         self.ack.last_data = now;

@@ -452,7 +452,7 @@ fn echo(link: &StreamLink, total: u64) {
                 link.recv.push(payload, &mut wakes);
                 link.send.release((end - start) as usize, &mut wakes);
             }
-            link.recv.ring_when_free(30_000);
+            link.recv.ring_when_free(|_| 30_000);
             fire(std::mem::take(&mut wakes));
             if queue.start() == total && link.send.is_shutdown() {
                 link.recv.finish(&mut wakes);
