@@ -108,14 +108,26 @@ impl Packet {
     /// # Panics
     /// If `head` is longer than [`HEAD_MAX`].
     pub fn with_head(head: &[u8], meta: Meta) -> Self {
+        Self::written(meta, Payload::new(), |out| {
+            out[..head.len()].copy_from_slice(head);
+            head.len()
+        })
+    }
+
+    /// A packet whose headers are written where they belong, by a function that says how long they
+    /// are.
+    pub(crate) fn written(
+        meta: Meta,
+        body: Payload,
+        write: impl FnOnce(&mut [u8; HEAD_MAX]) -> usize,
+    ) -> Self {
         let mut packet = Self {
             head: [0; HEAD_MAX],
             head_len: 0,
-            body: Payload::new(),
+            body,
             meta,
         };
-        packet.head[..head.len()].copy_from_slice(head);
-        packet.head_len = head.len() as u8; // HEAD_MAX fits.
+        packet.head_len = write(&mut packet.head) as u8; // HEAD_MAX fits.
         packet
     }
 
@@ -171,8 +183,25 @@ impl Packet {
 
     /// What lies from byte `header_len` up to byte `total_len`: the payload, without padding behind
     /// it. Slices are shared; only payload that stands in the inline head is copied.
-    pub fn into_payload(self, header_len: usize, total_len: usize) -> Payload {
+    pub fn into_payload(mut self, header_len: usize, total_len: usize) -> Payload {
+        self.take_payload(header_len, total_len)
+    }
+
+    /// The same; what is left is of no use any more.
+    pub(crate) fn take_payload(&mut self, header_len: usize, total_len: usize) -> Payload {
         let head_len = usize::from(self.head_len);
+        if let (0, [slice]) = (head_len, &mut self.body[..])
+            && header_len < total_len
+            && total_len <= slice.len()
+        {
+            // As devices give nearly all of them.
+            let mut slice = std::mem::take(slice);
+            slice.truncate(total_len);
+            slice.advance(header_len);
+            let mut payload = Payload::new();
+            payload.push(slice);
+            return payload;
+        }
         let mut left = total_len.saturating_sub(header_len);
         let mut skip = header_len.saturating_sub(head_len);
         let mut payload = Payload::new();
@@ -181,7 +210,7 @@ impl Packet {
             payload.push(Bytes::copy_from_slice(&self.head[header_len..end]));
             left -= end - header_len;
         }
-        for mut slice in self.body {
+        for mut slice in self.body.drain(..) {
             let start = skip.min(slice.len());
             let end = start + left.min(slice.len() - start);
             skip -= start;

@@ -35,8 +35,8 @@ const PLATEAUS: [u32; 8] = [
 ];
 
 impl Engine {
-    pub(super) fn on_icmp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
-        match icmp::parse(&packet, ip) {
+    pub(super) fn on_icmp(&mut self, packet: &mut Packet, ip: &IpHeader, now: Time) {
+        match icmp::parse(packet, ip) {
             Ok(IcmpMessage::EchoRequest { echo, code }) => {
                 if !self.config.echo_reply {
                     self.counters.limited += 1;
@@ -46,7 +46,7 @@ impl Engine {
                     return;
                 }
                 let ttl = self.config.options.ttl;
-                let payload = packet.into_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
+                let payload = packet.take_payload(ip.header_len + icmp::HEADER_LEN, ip.total_len);
                 let reply = icmp::echo_reply(ip, echo, code, payload, ttl);
                 let sent = self.route(reply, ip.src);
                 self.counters.echo_replies += u64::from(sent);

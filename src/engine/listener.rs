@@ -259,7 +259,7 @@ impl Engine {
         listener: u32,
         tuple: &FourTuple,
         half: &HalfOpen,
-        seg: Segment,
+        mut seg: Segment,
         now: Time,
     ) {
         let Some(Listener { link: backlog, .. }) = self.listener(listener) else {
@@ -286,7 +286,7 @@ impl Engine {
         link.set_connected(local, true, &mut self.wakes);
         backlog.push(link, &mut self.wakes);
         tracing::debug!(local = %tuple.local(), peer = %tuple.peer(), "accepted");
-        self.on_slot_segment(id.index(), seg, now);
+        self.on_slot_segment(id.index(), &mut seg, now);
     }
 
     /// Takes an entry out of the table.

@@ -43,7 +43,7 @@ impl Engine {
     /// assert_eq!(server.counters().packets_received, 1);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    pub fn on_packet(&mut self, packet: Packet, now: Instant) {
+    pub fn on_packet(&mut self, mut packet: Packet, now: Instant) {
         let now = self.at(now);
         self.counters.packets_received += 1;
         let ip = match ip::parse(packet.first(), packet.len()) {
@@ -60,7 +60,7 @@ impl Engine {
         } else if ip.fragment.is_some() {
             self.counters.drop_fragment += 1;
         } else {
-            self.on_transport(packet, &ip, now);
+            self.on_transport(&mut packet, &ip, now);
         }
     }
 
@@ -91,14 +91,14 @@ impl Engine {
     }
 
     /// A packet that we sent to ourselves.
-    pub(super) fn on_looped(&mut self, packet: Packet, now: Time) {
+    pub(super) fn on_looped(&mut self, mut packet: Packet, now: Time) {
         match ip::parse(packet.first(), packet.len()) {
-            Ok(ip) => self.on_transport(packet, &ip, now),
+            Ok(ip) => self.on_transport(&mut packet, &ip, now),
             Err(reason) => count(&mut self.counters, reason),
         }
     }
 
-    fn on_transport(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
+    fn on_transport(&mut self, packet: &mut Packet, ip: &IpHeader, now: Time) {
         match (ip.protocol, ip.dst) {
             (protocol::TCP, _) => self.on_tcp(packet, ip, now),
             (protocol::UDP, _) => self.on_datagram(packet, ip, now),
@@ -108,13 +108,13 @@ impl Engine {
             (protocol::NONE, IpAddr::V6(_)) => self.counters.drop_protocol += 1,
             _ => {
                 self.counters.drop_protocol += 1;
-                self.report(&packet, ip, icmp::Report::Protocol, now);
+                self.report(packet, ip, icmp::Report::Protocol, now);
             }
         }
     }
 
-    fn on_tcp(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
-        let header = match TcpHeader::of(&packet, ip) {
+    fn on_tcp(&mut self, packet: &mut Packet, ip: &IpHeader, now: Time) {
+        let header = match TcpHeader::of(packet, ip) {
             Ok(header) => header,
             Err(reason) => return count(&mut self.counters, reason),
         };
@@ -127,7 +127,7 @@ impl Engine {
         let payload_at = ip.header_len + header.header_len;
         let len = ip.total_len.saturating_sub(payload_at) as u32;
         let payload = if len > 0 {
-            packet.into_payload(payload_at, ip.total_len)
+            packet.take_payload(payload_at, ip.total_len)
         } else {
             Payload::new()
         };
@@ -136,7 +136,7 @@ impl Engine {
         } else {
             1
         };
-        let seg = Segment {
+        let mut seg = Segment {
             header,
             payload,
             len,
@@ -148,12 +148,8 @@ impl Engine {
             (ip.dst, header.dst_port).into(),
             (ip.src, header.src_port).into(),
         );
-        self.on_segment(tuple, seg, now);
-    }
-
-    fn on_segment(&mut self, tuple: FourTuple, seg: Segment, now: Time) {
         match self.receiver(&tuple) {
-            Some(Target::Slot(index)) => self.on_slot_segment(index, seg, now),
+            Some(Target::Slot(index)) => self.on_slot_segment(index, &mut seg, now),
             Some(Target::HalfOpen(entry)) => self.in_syn_received(entry, seg, now),
             Some(Target::TimeWait(record)) => self.in_time_wait(record, tuple, seg, now),
             None if seg.header.flags.has(Flags::RST) => self.counters.drop_no_socket += 1,
@@ -169,7 +165,7 @@ impl Engine {
     }
 
     /// A segment for an opening or a connection.
-    pub(super) fn on_slot_segment(&mut self, index: u32, seg: Segment, now: Time) {
+    pub(super) fn on_slot_segment(&mut self, index: u32, seg: &mut Segment, now: Time) {
         let Some(entry) = self.slots.get_mut(index) else {
             return;
         };
@@ -177,13 +173,15 @@ impl Engine {
             Slot::Open(connection) => {
                 let _logged = entry.tuple.logged();
                 connection.on_segment(seg, &mut context!(self, now));
-                self.settle(index);
+                if !std::mem::replace(&mut entry.ready, true) {
+                    self.ready.push_back(index);
+                }
             }
             Slot::Opening(opening) => {
-                let progress = opening.on_segment(&seg, &mut context!(self, now));
+                let progress = opening.on_segment(seg, &mut context!(self, now));
                 self.progress(index, progress, Some(seg), now);
             }
-            Slot::Undecided(_) => self.in_undecided(index, &seg),
+            Slot::Undecided(_) => self.in_undecided(index, seg),
             Slot::Idle(_) | Slot::Listener(_) | Slot::Done(_) => {}
         }
     }
@@ -193,7 +191,7 @@ impl Engine {
         &mut self,
         index: u32,
         progress: Progress,
-        seg: Option<Segment>,
+        seg: Option<&mut Segment>,
         now: Time,
     ) {
         let Some(entry) = self.slots.get_mut(index) else {
@@ -205,7 +203,7 @@ impl Engine {
             Progress::Reset => {
                 self.settle(index);
                 if let Some(seg) = seg {
-                    self.reset(&tuple, &seg, now);
+                    self.reset(&tuple, seg, now);
                 }
             }
             Progress::Failed => self.finish_opening(index),
@@ -224,18 +222,13 @@ impl Engine {
                 let syn = |seg: &Segment| seg.header.flags.has(Flags::SYN);
                 let carries = |seg: &Segment| seg.len > 0 || seg.header.flags.has(Flags::FIN);
                 if let Some(seg) = seg.filter(|seg| !syn(seg) || carries(seg)) {
-                    let header = TcpHeader {
-                        flags: seg.header.flags.without(Flags::SYN),
-                        seq: seg.header.seq + u32::from(syn(&seg)),
+                    if syn(seg) {
+                        seg.header.flags = seg.header.flags.without(Flags::SYN);
+                        seg.header.seq += 1;
                         // A SYN's window is not scaled, and this one will be (RFC 7323 §2.2).
-                        wnd: if syn(&seg) {
-                            seg.header.wnd >> shift
-                        } else {
-                            seg.header.wnd
-                        },
-                        ..seg.header
-                    };
-                    self.on_slot_segment(index, Segment { header, ..seg }, now);
+                        seg.header.wnd >>= shift;
+                    }
+                    self.on_slot_segment(index, seg, now);
                 }
                 self.look(index, now);
             }

@@ -273,8 +273,8 @@ impl Engine {
     }
 
     /// A datagram from the device or from ourselves.
-    pub(super) fn on_datagram(&mut self, packet: Packet, ip: &IpHeader, now: Time) {
-        let header = match UdpHeader::of(&packet, ip) {
+    pub(super) fn on_datagram(&mut self, packet: &Packet, ip: &IpHeader, now: Time) {
+        let header = match UdpHeader::of(packet, ip) {
             Ok(header) => header,
             Err(reason) => return count(&mut self.counters, reason),
         };
@@ -292,7 +292,7 @@ impl Engine {
         let Some(link) = link.or_else(|| self.open_flow(&datagram)) else {
             self.counters.drop_no_socket += 1;
             if self.config.reset_closed_ports {
-                self.report(&packet, ip, Report::Port, now);
+                self.report(packet, ip, Report::Port, now);
             }
             return;
         };

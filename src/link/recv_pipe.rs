@@ -1,6 +1,9 @@
 //! Bytes received in order, on their way from the engine to one reader.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -113,12 +116,12 @@ impl RecvPipe {
         Self { bell, inner }
     }
 
-    /// [engine] Appends what was received, and has the readers woken. Once the owner has closed,
-    /// or after an end, it is dropped.
-    pub(crate) fn push(&self, payload: Payload, wakes: &mut Wakes) {
+    /// [engine] Appends what was received, and has the readers woken, unless the owner has closed,
+    /// or after an end. What is left in `payload` is for the caller to drop: under no lock, for the
+    /// owner of a slice may have code of its own to run.
+    pub(crate) fn push(&self, payload: &mut Payload, wakes: &mut Wakes) {
         let mut inner = self.lock();
         if inner.discarding || inner.finished || inner.failed {
-            drop(inner);
             return;
         }
         let keep_min = if self.bell.budget().is_ample() {
@@ -132,9 +135,9 @@ impl RecvPipe {
             if slice.len() >= keep_min {
                 let stock = inner.stock(&self.bell);
                 stock.close_tail();
-                stock.rope.push(slice);
+                stock.rope.push(mem::take(slice));
             } else {
-                inner.append(&slice, &self.bell);
+                inner.append(slice, &self.bell);
             }
         }
         inner.recharge(&self.bell);
@@ -581,7 +584,8 @@ mod tests {
     }
 
     fn push(pipe: &RecvPipe, bytes: impl Into<Bytes>) {
-        pipe.push([bytes.into()].into_iter().collect(), &mut Wakes::new());
+        let mut payload = Payload::from_iter([bytes.into()]);
+        pipe.push(&mut payload, &mut Wakes::new());
     }
 
     fn read(pipe: &RecvPipe, max: usize) -> Vec<u8> {

@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 
 impl Connection {
     /// A segment for this connection.
-    pub(crate) fn on_segment(&mut self, seg: Segment, cx: &mut Context<'_>) {
+    pub(crate) fn on_segment(&mut self, seg: &mut Segment, cx: &mut Context<'_>) {
         self.counts.segments_received += u64::from(seg.count);
         let Break(verdict) = self.process(seg, cx) else {
             return;
@@ -52,16 +52,16 @@ impl Connection {
         }
     }
 
-    fn process(&mut self, seg: Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+    fn process(&mut self, seg: &mut Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
         if self.state == State::Closed {
             return Break(Verdict::Silently);
         }
-        self.check_timestamp(&seg, cx)?;
-        self.check_sequence(&seg, cx)?;
-        self.check_rst(&seg)?;
-        self.check_syn(&seg)?;
-        self.process_ack(&seg, cx)?;
-        self.process_urgent(&seg, cx);
+        self.check_timestamp(seg, cx)?;
+        self.check_sequence(seg, cx)?;
+        self.check_rst(seg)?;
+        self.check_syn(seg)?;
+        self.process_ack(seg, cx)?;
+        self.process_urgent(seg, cx);
         self.process_text(seg, cx)
     }
 
@@ -284,7 +284,7 @@ impl Connection {
     }
 
     /// Seventh and eighth: text and FIN.
-    fn process_text(&mut self, seg: Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
+    fn process_text(&mut self, seg: &mut Segment, cx: &mut Context<'_>) -> ControlFlow<Verdict> {
         let fin = seg.header.flags.has(Flags::FIN);
         if seg.len == 0 && !fin {
             return Continue(());
@@ -310,7 +310,7 @@ impl Connection {
         if self.orphan && end > self.rcv.nxt {
             return Break(Verdict::Refuse(seg.header.ack.unwrap_or_default()));
         }
-        self.measure_segment(&seg);
+        self.measure_segment(seg);
         let nxt_before = self.rcv.nxt;
         if fin
             && (self.rcv.nxt..=self.rcv.adv).contains(&end)
@@ -340,7 +340,7 @@ impl Connection {
     }
 
     /// Cuts the text to what is new and in the window, and queues it where it belongs.
-    fn take_text(&mut self, start: u64, seg: Segment, cx: &mut Context<'_>) {
+    fn take_text(&mut self, start: u64, seg: &mut Segment, cx: &mut Context<'_>) {
         let edge = self
             .rcv
             .fin
@@ -355,7 +355,10 @@ impl Connection {
             cx.counters.drop_out_of_window += u64::from(end > self.rcv.nxt);
             return;
         }
-        let payload = cut(seg.payload, (from - start) as usize, (to - start) as usize);
+        let payload = &mut seg.payload;
+        if (from, to) != (start, end) {
+            *payload = cut(payload, (from - start) as usize, (to - start) as usize);
+        }
         if from == self.rcv.nxt {
             // RFC 2883 §4: some of it was held already. Of two parts the first is told (§4.2.3).
             if let Some(held) = self.rcv.assembler.first()
@@ -371,18 +374,23 @@ impl Connection {
         }
     }
 
-    fn take_in_order(&mut self, payload: Payload, end: u64, count: u32, cx: &mut Context<'_>) {
+    fn take_in_order(
+        &mut self,
+        payload: &mut Payload,
+        mut end: u64,
+        count: u32,
+        cx: &mut Context<'_>,
+    ) {
         let before = self.rcv.nxt;
         let len = (end - before) as usize;
         let room = self.make_room(len);
-        let (payload, end) = if room < len {
+        if room < len {
             // The peer will send the rest again.
             cx.counters.drop_memory += 1;
             self.rcv.ack.now = true;
-            (cut(payload, 0, room), before + room as u64)
-        } else {
-            (payload, end)
-        };
+            *payload = cut(payload, 0, room);
+            end = before + room as u64;
+        }
         if end == before {
             return;
         }
@@ -398,7 +406,7 @@ impl Connection {
                 .take_in_order(self.rcv.nxt, |chunk: Bytes| rest.push(chunk));
             self.tell_assembler_memory();
             if !rest.is_empty() {
-                self.link.recv.push(rest, cx.wakes);
+                self.link.recv.push(&mut rest, cx.wakes);
             }
         }
         self.link.rouse_writer(cx.wakes);
@@ -424,12 +432,12 @@ impl Connection {
         self.link.recv.set_beside(self.rcv.assembler.memory());
     }
 
-    fn take_out_of_order(&mut self, payload: Payload, start: u64, cx: &mut Context<'_>) {
+    fn take_out_of_order(&mut self, payload: &Payload, start: u64, cx: &mut Context<'_>) {
         let limits = Limits {
             memory: self.link.bell().budget().share(),
             ..Limits::default()
         };
-        let inserted = self.rcv.assembler.insert(start, &payload, &limits);
+        let inserted = self.rcv.assembler.insert(start, payload, &limits);
         self.tell_assembler_memory();
         if let Some(duplicate) = inserted.duplicate.filter(|_| self.agreed.sack) {
             self.rcv.report_duplicate(duplicate.start, duplicate.end);
@@ -504,11 +512,7 @@ impl Connection {
 }
 
 /// Bytes `from` up to `to` of a payload, without a copy.
-fn cut(payload: Payload, from: usize, to: usize) -> Payload {
-    let total: usize = payload.iter().map(Bytes::len).sum();
-    if (from, to) == (0, total) {
-        return payload;
-    }
+fn cut(payload: &Payload, from: usize, to: usize) -> Payload {
     let mut at = 0;
     let mut rest = Payload::new();
     for chunk in payload {

@@ -4,7 +4,7 @@ use std::{fmt, ops::BitOr};
 
 use crate::{
     checksum::{Sum, sum_packet},
-    packet::{Checksum, HEAD_MAX, Meta, Packet, Payload},
+    packet::{Checksum, Meta, Packet, Payload},
     seq::SeqNum,
 };
 
@@ -194,17 +194,16 @@ pub(crate) fn packet(
     let transport_len = header.emit_len() + payload_len;
     ip.protocol = protocol::TCP;
     ip.payload_len = transport_len;
-    let mut head = [0; HEAD_MAX];
-    let ip_len = ip::emit(&mut head, &ip);
-    let tcp_len = header.emit(&mut head[ip_len..]);
-    fill_partial(&mut head[ip_len..], &ip);
     let meta = Meta {
         checksum: Checksum::Partial,
         gso_size,
     };
-    let mut packet = Packet::with_head(&head[..ip_len + tcp_len], meta);
-    packet.body = payload;
-    packet
+    Packet::written(meta, payload, |head| {
+        let ip_len = ip::emit(head, &ip);
+        let tcp_len = header.emit(&mut head[ip_len..]);
+        fill_partial(&mut head[ip_len..], &ip);
+        ip_len + tcp_len
+    })
 }
 
 /// Puts the sum of the pseudo-header, not complemented, into the checksum field of the TCP header

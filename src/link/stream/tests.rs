@@ -37,8 +37,8 @@ fn link(accepted: bool) -> StreamLink {
 
 fn push(link: &StreamLink, bytes: &'static [u8]) -> usize {
     let mut wakes = Wakes::new();
-    let payload: Payload = smallvec![Bytes::from_static(bytes)];
-    link.recv.push(payload, &mut wakes);
+    let mut payload: Payload = smallvec![Bytes::from_static(bytes)];
+    link.recv.push(&mut payload, &mut wakes);
     link.rouse_writer(&mut wakes);
     wakes.len()
 }
@@ -449,7 +449,7 @@ fn echo(link: &StreamLink, total: u64) {
                 let mut payload = Payload::new();
                 queue.slice(start..end, &mut payload);
                 queue.advance_to(end);
-                link.recv.push(payload, &mut wakes);
+                link.recv.push(&mut payload, &mut wakes);
                 link.send.release((end - start) as usize, &mut wakes);
             }
             link.recv.ring_when_free(|_| 30_000);
