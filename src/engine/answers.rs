@@ -36,19 +36,13 @@ impl Engine {
         header: TcpHeader,
         options: &SocketOptions,
     ) -> bool {
-        if !self.network.is_local(tuple.peer().ip()) && !self.may_answer() {
+        let to = tuple.peer().ip();
+        if !self.network.is_local(to) && !self.may_answer() {
             return false;
         }
-        if let Some(packet) = self.packet(
-            &tuple,
-            header,
-            Payload::new(),
-            0,
-            (options.ttl, options.class(tuple.local().is_ipv6())),
-        ) {
-            self.answer(packet);
-        }
-        true
+        let class = (options.ttl, options.class(tuple.local().is_ipv6()));
+        let packet = self.packet(&tuple, header, Payload::new(), 0, class);
+        self.route(packet, to)
     }
 
     /// Whether the limit of its kind lets an answer to `to` out. What it does not is counted as held

@@ -53,7 +53,7 @@ impl Engine {
             return;
         }
         if let Some(index) = self.slots.resolve(id) {
-            let now = self.at(now);
+            let now = self.tick(now);
             self.look(index, now);
         }
     }

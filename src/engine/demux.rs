@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use hashbrown::HashTable;
@@ -18,10 +18,22 @@ pub(crate) struct FourTuple {
     peer_port: u16,
 }
 
+/// What stands before the four bytes of a mapped address.
+const MAPPED: u128 = 0xffff << 32;
+
 fn mapped(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
+    let bits = match ip {
+        IpAddr::V4(v4) => MAPPED | u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    bits.to_be_bytes()
+}
+
+fn canonical(octets: [u8; 16]) -> IpAddr {
+    let bits = u128::from_be_bytes(octets);
+    match bits ^ MAPPED {
+        v4 if v4 >> 32 == 0 => IpAddr::V4(Ipv4Addr::from_bits(v4 as u32)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(bits)),
     }
 }
 
@@ -36,11 +48,11 @@ impl FourTuple {
     }
 
     pub(crate) fn local(&self) -> SocketAddr {
-        SocketAddr::new(Ipv6Addr::from(self.local).to_canonical(), self.local_port)
+        SocketAddr::new(canonical(self.local), self.local_port)
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
-        SocketAddr::new(Ipv6Addr::from(self.peer).to_canonical(), self.peer_port)
+        SocketAddr::new(canonical(self.peer), self.peer_port)
     }
 
     /// What is logged until this is dropped is logged of this connection. Costs a comparison where

@@ -149,6 +149,8 @@ impl Limits {
 pub struct Engine {
     config: Config,
     epoch: Instant,
+    /// The last moment that the engine was told, in both its forms.
+    clock: (Instant, Time),
     addresses: Vec<IpNet>,
     mtu: usize,
     bell: Arc<Doorbell>,
@@ -202,6 +204,7 @@ impl Engine {
         let network = Network::new(addresses, mtu, udp_ports, Arc::clone(&bell));
         Self {
             epoch: now,
+            clock: (now, Time::ZERO),
             addresses: addresses.to_vec(),
             mtu,
             bell,
@@ -238,6 +241,14 @@ impl Engine {
     /// The engine's time at `now`.
     fn at(&self, now: Instant) -> Time {
         Time::from_start(now.saturating_duration_since(self.epoch))
+    }
+
+    /// The same, remembered: all that one turn of a reactor brings comes at one time.
+    fn tick(&mut self, now: Instant) -> Time {
+        if self.clock.0 != now {
+            self.clock = (now, self.at(now));
+        }
+        self.clock.1
     }
 
     pub(crate) fn doorbell(&self) -> &Arc<Doorbell> {
@@ -305,7 +316,7 @@ impl Engine {
     /// appended (false).
     pub fn poll_packet(&mut self, now: Instant, max: usize, out: &mut VecDeque<Packet>) -> bool {
         let end = out.len() + max;
-        let at = self.at(now);
+        let at = self.tick(now);
         loop {
             while out.len() < end {
                 if let Some(packet) = self.answers.pop_front() {
@@ -314,8 +325,8 @@ impl Engine {
                 }
                 // Connections and datagram sockets take turns.
                 let index = self.ready.pop_front();
-                if let Some(packet) = index.and_then(|index| self.poll_slot(index, at)) {
-                    self.emit(packet, out);
+                if let Some(index) = index {
+                    self.poll_slot(index, at, out);
                 }
                 if !self.poll_datagram() && index.is_none() {
                     break;
@@ -337,11 +348,6 @@ impl Engine {
     /// Whether anything waits to be sent.
     fn has_to_send(&self) -> bool {
         !self.answers.is_empty() || !self.ready.is_empty() || self.udp.has_to_send()
-    }
-
-    fn emit(&mut self, packet: Packet, out: &mut VecDeque<Packet>) {
-        self.counters.packets_sent += 1;
-        out.push_back(packet);
     }
 
     /// When to call [`on_timeout`](Self::on_timeout) next. Only meaningful after
@@ -411,8 +417,10 @@ impl Engine {
 
     /// Takes one packet from a slot. When there is none, the slot is settled: its deadline is set,
     /// or it becomes a record in TIME-WAIT, or it is forgotten.
-    fn poll_slot(&mut self, index: u32, now: Time) -> Option<Packet> {
-        let entry = self.slots.get_mut(index)?;
+    fn poll_slot(&mut self, index: u32, now: Time, out: &mut VecDeque<Packet>) {
+        let Some(entry) = self.slots.get_mut(index) else {
+            return;
+        };
         let tuple = entry.tuple;
         match &mut entry.slot {
             Slot::Idle(_) | Slot::Listener(_) | Slot::Undecided(_) | Slot::Done(_) => {
@@ -423,23 +431,21 @@ impl Engine {
                 let (deadline, options) = (opening.deadline, opening.options);
                 let header = opening.poll_segment(&context!(self, now));
                 self.deadlines.set(index, Some(deadline));
-                let header = header?;
-                return self.packet(
-                    &tuple,
-                    header,
-                    Payload::new(),
-                    0,
-                    (options.ttl, options.class(tuple.local().is_ipv6())),
-                );
+                if let Some(header) = header {
+                    let class = (options.ttl, options.class(tuple.local().is_ipv6()));
+                    let packet = self.packet(&tuple, header, Payload::new(), 0, class);
+                    self.emit(packet, &tuple, out);
+                }
             }
             Slot::Open(connection) => {
                 let _logged = tuple.logged();
-                if let Some(mut out) = connection.poll_segment(&mut context!(self, now)) {
+                if let Some(seg) = connection.poll_segment(&mut context!(self, now)) {
                     // Others have their turn before the next one.
                     self.ready.push_back(index);
-                    let tos = if out.ect { out.tos & !3 | 2 } else { out.tos };
-                    let payload = std::mem::take(&mut out.payload);
-                    return self.packet(&tuple, out.header, payload, out.gso_size, (out.ttl, tos));
+                    let tos = if seg.ect { seg.tos & !3 | 2 } else { seg.tos };
+                    let class = (seg.ttl, tos);
+                    let packet = self.packet(&tuple, seg.header, seg.payload, seg.gso_size, class);
+                    return self.emit(packet, &tuple, out);
                 }
                 entry.ready = false;
                 let connection_is_idle = connection.is_idle();
@@ -460,24 +466,29 @@ impl Engine {
                 }
             }
         }
-        None
     }
 
-    /// The packet of a segment; `None` when it was for ourselves.
+    /// A connection's packet goes out, or is for ourselves.
+    fn emit(&mut self, packet: Packet, tuple: &FourTuple, out: &mut VecDeque<Packet>) {
+        if self.network.is_local(tuple.peer().ip()) {
+            self.looped.push_back(packet);
+        } else {
+            self.counters.packets_sent += 1;
+            out.push_back(packet);
+        }
+    }
+
+    /// The packet of a segment.
     fn packet(
         &mut self,
         tuple: &FourTuple,
-        header: TcpHeader,
+        mut header: TcpHeader,
         payload: Payload,
         gso_size: u16,
         (ttl, tos): (u8, u8),
-    ) -> Option<Packet> {
+    ) -> Packet {
         let (local, peer) = (tuple.local(), tuple.peer());
-        let header = TcpHeader {
-            src_port: local.port(),
-            dst_port: peer.port(),
-            ..header
-        };
+        (header.src_port, header.dst_port) = (local.port(), peer.port());
         let ip = IpEmit {
             src: local.ip(),
             dst: peer.ip(),
@@ -487,12 +498,7 @@ impl Engine {
             payload_len: 0,
         };
         self.counters.segments_sent += 1;
-        let packet = tcp::packet(ip, &header, payload, gso_size);
-        if self.is_ours(peer.ip()) || peer.ip().is_loopback() {
-            self.looped.push_back(packet);
-            return None;
-        }
-        Some(packet)
+        tcp::packet(ip, &header, payload, gso_size)
     }
 }
 

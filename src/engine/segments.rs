@@ -44,7 +44,7 @@ impl Engine {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_packet(&mut self, mut packet: Packet, now: Instant) {
-        let now = self.at(now);
+        let now = self.tick(now);
         self.counters.packets_received += 1;
         let ip = match ip::parse(packet.first(), packet.len()) {
             Ok(ip) => ip,

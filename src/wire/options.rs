@@ -143,18 +143,11 @@ impl TcpOptions {
     /// Drops what means nothing in a segment with SYN, or in one without: the parameters of a
     /// connection are negotiated once, and before that there is nothing to acknowledge.
     pub(super) fn retain_for(&mut self, syn: bool) {
-        *self = if syn {
-            Self {
-                sack: SackBlocks::default(),
-                ..*self
-            }
+        if syn {
+            self.sack = SackBlocks::default();
         } else {
-            Self {
-                timestamps: self.timestamps,
-                sack: self.sack,
-                ..Self::default()
-            }
-        };
+            (self.mss, self.window_scale, self.sack_permitted) = (None, None, false);
+        }
     }
 
     /// Bytes that [`emit`](Self::emit) writes, always a multiple of four.
