@@ -226,7 +226,7 @@ impl RecvPipe {
         let mut inner = self.lock();
         let look = inner.look(&self.bell);
         inner.ring_when_free = u32::try_from(free(&look)).unwrap_or(NEVER);
-        inner.ring_when_free != NEVER && look.free >= inner.ring_when_free as usize
+        inner.is_as_free(look.free)
     }
 
     /// [engine] Has the reader press the button when it leaves nothing; says whether there is
@@ -444,11 +444,11 @@ impl Inner {
     }
 
     fn wants_press(&self, bell: &Doorbell) -> bool {
-        self.ring_when_empty && self.queued() == 0 || self.is_as_free(bell)
+        self.ring_when_empty && self.queued() == 0 || self.is_as_free(self.free(bell))
     }
 
-    fn is_as_free(&self, bell: &Doorbell) -> bool {
-        self.ring_when_free != NEVER && self.free(bell) >= self.ring_when_free as usize
+    fn is_as_free(&self, free: usize) -> bool {
+        self.ring_when_free != NEVER && free >= self.ring_when_free as usize
     }
 
     fn event(&mut self, wakes: &mut Wakes) {

@@ -150,37 +150,38 @@ impl RttEstimator {
 
     /// SRTT.
     pub(crate) fn srtt(&self) -> Option<Duration> {
-        self.measured(self.srtt8 >> 3)
+        self.srtt_micros().map(duration)
     }
 
-    /// SRTT in microseconds.
+    /// The same in microseconds.
     pub(crate) fn srtt_micros(&self) -> Option<u32> {
-        (self.srtt8 != 0).then_some(self.srtt8 >> 3)
-    }
-
-    /// [`min_rtt`](Self::min_rtt) in microseconds.
-    pub(crate) fn min_rtt_micros(&self) -> Option<u32> {
-        (self.srtt8 != 0).then_some(self.min[0].rtt)
+        self.measured(self.srtt8 >> 3)
     }
 
     /// RTTVAR, without the floor that is part of the RTO.
     pub(crate) fn rttvar(&self) -> Option<Duration> {
-        self.measured(self.mdev4 >> 2)
+        self.measured(self.mdev4 >> 2).map(duration)
     }
 
     /// The last sample.
     #[cfg(test)]
     pub(crate) fn latest(&self) -> Option<Duration> {
-        self.measured(self.latest)
+        self.measured(self.latest).map(duration)
     }
 
     /// The least sample of the last five minutes.
     pub(crate) fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt_micros().map(duration)
+    }
+
+    /// The same in microseconds.
+    pub(crate) fn min_rtt_micros(&self) -> Option<u32> {
         self.measured(self.min[0].rtt)
     }
 
-    fn measured(&self, micros: u32) -> Option<Duration> {
-        (self.srtt8 != 0).then(|| Duration::from_micros(micros.into()))
+    /// Nothing is, before the first sample.
+    fn measured(&self, micros: u32) -> Option<u32> {
+        (self.srtt8 != 0).then_some(micros)
     }
 
     /// Kathleen Nichols' windowed minimum: the best sample of the window, the best since that one,
@@ -222,6 +223,10 @@ struct MinSample {
     rtt: u32,
     /// Milliseconds, modulo 2^32.
     at: u32,
+}
+
+fn duration(micros: u32) -> Duration {
+    Duration::from_micros(micros.into())
 }
 
 fn micros(duration: Duration) -> u32 {
